@@ -1,0 +1,1 @@
+"""The bundled prior's weights and their model card."""

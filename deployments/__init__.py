@@ -1,0 +1,1 @@
+"""What runs the flows on work pools: automations of the Prefect server."""

@@ -1,0 +1,1 @@
+"""What happens in which order: thin flows over the stages in ``tasks``."""

@@ -1,0 +1,156 @@
+"""The Prefect flows: ``fuse-archive`` is the whole job, ``fuse-shard`` one shard of it on a work pool.
+
+They run the very functions of the plain sequence. Each stage of each chunk is a task run; single pairs never are,
+and pictures pass between the stages in memory, not through Prefect. The blocking work happens in a thread, so that
+the event loop stays free for Prefect's heartbeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.exceptions import FailedRun
+from prefect.states import Completed, Failed
+
+from ddfm_core.priors import Prior
+from flows.dispatch import dispatch_shards
+from flows.fuse_archive import PlannedRun, RunSummary, Watcher, finish, fuse_here, plan_runs
+from flows.fuse_shard import Stages, open_prior, run_shard, shard_chunks
+from tasks.chunk import Progress, fuse_chunk, publish_chunk, read_chunk
+from tasks.codes import ConfigurationError
+from tasks.job import Job
+from tasks.manifest import ResultRow, RunFolder
+from tasks.settings import read_settings
+
+logger = logging.getLogger(__name__)
+
+
+def _stage(function: Any, name: str) -> Any:
+    # Arrays are neither hashed for a cache nor kept as results; a stage that fails fails the run, which resumes.
+    return task(function, name=name, cache_policy=NO_CACHE, persist_result=False, cache_result_in_memory=False)
+
+
+PREFECT_STAGES = Stages(
+    read=_stage(read_chunk, "read-chunk"),
+    fuse=_stage(fuse_chunk, "fuse-chunk"),
+    publish=_stage(publish_chunk, "publish-chunk"),
+)
+
+
+class LogProgress:
+    """Progress of a run that nobody watches at a terminal: a log line per committed chunk."""
+
+    def __init__(self, pairs: int) -> None:
+        self.pairs = pairs
+        self.done = 0
+
+    def fused(self, pairs: int) -> None:
+        """Not logged; commits are."""
+
+    def committed(self, rows: Sequence[ResultRow]) -> None:
+        """One line."""
+        self.done += len(rows)
+        logger.info("%d of %d pairs done", self.done, self.pairs)
+
+
+@dataclass(frozen=True)
+class LogWatcher:
+    """The watcher of scheduled runs."""
+
+    def begin(self, planned: PlannedRun) -> AbstractContextManager[Progress]:
+        """Log what is about to happen."""
+        logger.info("run %s: %d of %d pairs to do", planned.settings.run.run_id, planned.pending, planned.pairs)
+        return nullcontext(LogProgress(planned.pending))
+
+    def finish(self, summary: RunSummary) -> None:
+        """Log the outcome."""
+        logger.info("run %s: %s", summary.settings.run.run_id, summary.sentence())
+
+
+LOG_WATCHER = LogWatcher()
+watcher: ContextVar[Watcher] = ContextVar("watcher", default=LOG_WATCHER)
+"""Who follows the flow in this process; the command line puts its own here."""
+
+
+@flow(name="fuse-archive", persist_result=False)
+async def fuse_archive(job: Job) -> State[None]:
+    """Fuse an archive, here or on a work pool.
+
+    The state is Completed when every pair is ok or skipped; Completed, with the counts in its message, when some
+    were rejected or a few failed; Failed above the job's ``failed_share``, or by an exception when a place cannot
+    be reached or a row is missing.
+    """
+    summaries: list[RunSummary] = []
+    prior: Prior | None = None
+    plans = plan_runs(job)
+    while (planned := await asyncio.to_thread(next, plans, None)) is not None:
+        if job.deployment:
+            with watcher.get().begin(planned) as progress:
+                await dispatch_shards(planned, progress)
+        else:
+            if prior is None:
+                prior = await asyncio.to_thread(open_prior, job)
+            await asyncio.to_thread(fuse_here, planned, prior, watcher.get(), PREFECT_STAGES)
+        summaries.append(await asyncio.to_thread(finish, planned))
+        watcher.get().finish(summaries[-1])
+    return await _final_state(job, summaries)
+
+
+async def _final_state(job: Job, summaries: Sequence[RunSummary]) -> State[None]:
+    if not summaries:
+        return Completed(message="Nothing to do: every pair of the archive has its row.")
+    sentences = [summary.sentence() for summary in summaries]
+    await acreate_markdown_artifact(
+        key="fuse-archive", markdown="\n".join(f"- {sentence}" for sentence in sentences), description=job.method_name
+    )
+    message = "; ".join(sentences)
+    return Failed(message=message) if any(summary.failed for summary in summaries) else Completed(message=message)
+
+
+@flow(name="fuse-shard", persist_result=False)
+async def fuse_shard(dest: str, run_id: str, shard_id: str) -> State[None]:
+    """Fuse what is left of one shard of a planned run.
+
+    Args:
+        dest: destination of the run, as this machine reaches it.
+        run_id: its folder below DEST/_ddfm/runs.
+        shard_id: as in its manifest.
+
+    Raises:
+        ConfigurationError: this machine's prior is not the one that the run was planned with.
+        StorageError: the run cannot be read, or its destination not be written.
+    """
+    settings = await asyncio.to_thread(read_settings, RunFolder(dest, run_id))
+    chunks = await asyncio.to_thread(shard_chunks, settings, shard_id)
+    pairs = sum(len(chunk.rows) for chunk in chunks)
+    if chunks:
+        prior = await asyncio.to_thread(open_prior, settings.job)
+        if prior.sha256 != settings.prior_sha256:
+            raise ConfigurationError(
+                f"prior: {settings.job.prior} on this machine is not the file that run {run_id} was planned with "
+                f"({prior.sha256[:12]} instead of {settings.prior_sha256[:12]}); install the same one everywhere"
+            )
+        await asyncio.to_thread(run_shard, chunks, settings, prior, LogProgress(pairs), PREFECT_STAGES)
+    return Completed(message=f"{pairs} pairs done")
+
+
+def run_as_flow(job: Job, follower: Watcher) -> None:
+    """Run the flow in this process, followed by ``follower``, who hears of every run, failed ones too.
+
+    Raises:
+        Exception: whatever ended the flow, as :func:`flows.fuse_archive.run_archive` raises it.
+    """
+    watcher.set(follower)
+    # FailedRun is the flow's own Failed state, whose counts the follower has; errors of ours come as themselves.
+    with suppress(FailedRun):
+        asyncio.run(fuse_archive(job))

@@ -1,0 +1,1 @@
+"""The stages that a chunk of pairs goes through, one file each."""

@@ -1,0 +1,253 @@
+"""The three stages of a chunk: read its pairs, fuse them, publish and commit them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddfm_core.fusion import ALGORITHM_VERSION
+from ddfm_core.priors import Prior
+from tasks.codes import Code, PairError, Status
+from tasks.fuse import Fused, SourcePair, fuse_pairs
+from tasks.job import Job
+from tasks.manifest import ManifestRow, ResultRow, commit_chunk
+from tasks.measure import measure
+from tasks.normalise import Normalisation, normalise
+from tasks.publish import encode_png
+from tasks.read.raster import Image, read_raster
+from tasks.register import on_same_grid
+from tasks.settings import RunSettings
+from tasks.storage import read_bytes, write_atomic
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Pairs that are committed together, as the plan fixed them."""
+
+    shard_id: str
+    chunk_id: str
+    rows: tuple[ManifestRow, ...]
+
+
+class Progress(Protocol):
+    """Who wants to know how far a run is; called from several threads."""
+
+    def fused(self, pairs: int) -> None:
+        """``pairs`` more pairs left the network."""
+
+    def committed(self, rows: Sequence[ResultRow]) -> None:
+        """These rows are on disk."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPair:
+    """A pair in memory, ready for the core."""
+
+    row: ManifestRow
+    sources: SourcePair
+    normalisation_first: Normalisation
+    normalisation_second: Normalisation
+    registration_decision: str
+    seconds_read: float
+    seconds_normalise: float
+
+
+@dataclass(frozen=True, eq=False)
+class RefusedPair:
+    """A pair that goes no further, with the reason for its row."""
+
+    row: ManifestRow
+    code: Code
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class FusedPair:
+    """A pair that left the core."""
+
+    prepared: PreparedPair
+    image: NDArray[np.float32]
+    seconds: float
+
+
+def read_chunk(chunk: Chunk, settings: RunSettings) -> list[PreparedPair | RefusedPair]:
+    """Read, check and normalise the pairs of a chunk, several at a time; in the chunk's order."""
+    with ThreadPoolExecutor(settings.job.readers) as pool:
+        return list(pool.map(lambda row: _read_pair(row, settings.job), chunk.rows))
+
+
+def fuse_chunk(
+    pairs: Sequence[PreparedPair | RefusedPair], settings: RunSettings, prior: Prior, progress: Progress
+) -> list[FusedPair | RefusedPair]:
+    """Fuse what could be read; the refused ones pass through in their place."""
+    prepared = [pair for pair in pairs if isinstance(pair, PreparedPair)]
+    progress.fused(len(pairs) - len(prepared))
+    outcomes = fuse_pairs(
+        [pair.sources for pair in prepared],
+        prior,
+        settings.job.fusion_config(),
+        settings.job.batch,
+        time.perf_counter,
+        progress.fused,
+    )
+    by_key = {pair.row.pair_key: outcome for pair, outcome in zip(prepared, outcomes, strict=True)}
+
+    def result(pair: PreparedPair | RefusedPair) -> FusedPair | RefusedPair:
+        if isinstance(pair, RefusedPair):
+            return pair
+        outcome = by_key[pair.row.pair_key]
+        if isinstance(outcome, Fused):
+            return FusedPair(pair, outcome.image, outcome.seconds)
+        return RefusedPair(pair.row, outcome.code, str(outcome))
+
+    return [result(pair) for pair in pairs]
+
+
+def publish_chunk(
+    chunk: Chunk, pairs: Sequence[FusedPair | RefusedPair], settings: RunSettings, device: str, progress: Progress
+) -> None:
+    """Measure and write the pictures, then commit the chunk's rows.
+
+    Raises:
+        StorageError: the destination refuses a write; nothing of the chunk is committed then.
+    """
+    rows = [
+        _refused_row(pair, settings, device) if isinstance(pair, RefusedPair) else _publish(pair, settings, device)
+        for pair in pairs
+    ]
+    commit_chunk(settings.run, chunk.shard_id, chunk.chunk_id, rows)
+    progress.committed(rows)
+
+
+def _read_pair(row: ManifestRow, job: Job) -> PreparedPair | RefusedPair:
+    if row.code is not None:
+        return RefusedPair(row, row.code, row.message)
+    if row.first_uri is None or row.second_uri is None:
+        return RefusedPair(row, Code.NO_PARTNER, Code.NO_PARTNER.sentence)
+    side = "first"
+    try:
+        began = time.perf_counter()
+        first_bytes, second_bytes = read_bytes(row.first_uri), b""
+        first = read_raster(first_bytes, max_pixels=job.max_pixels)
+        side = "second"
+        second_bytes = read_bytes(row.second_uri)
+        second = read_raster(second_bytes, max_pixels=job.max_pixels)
+        read = time.perf_counter()
+        side = ""
+        return _prepare(row, job, (first, second), (first_bytes, second_bytes), read - began)
+    except PairError as error:
+        return RefusedPair(row, error.code, f"{side} source: {error}" if side else str(error))
+    except MemoryError as error:
+        return RefusedPair(row, Code.OUT_OF_MEMORY, f"{Code.OUT_OF_MEMORY.sentence} ({error})")
+    except Exception as error:  # noqa: BLE001 - a fault of ours in one pair must not cost the others
+        return _unexpected(row, error)
+
+
+def _unexpected(row: ManifestRow, error: Exception) -> RefusedPair:
+    logger.error("pair %s", row.pair_key, exc_info=error)
+    return RefusedPair(row, Code.INTERNAL_ERROR, f"{Code.INTERNAL_ERROR.sentence} ({type(error).__name__}: {error})")
+
+
+def _prepare(
+    row: ManifestRow, job: Job, images: tuple[Image, Image], contents: tuple[bytes, bytes], seconds_read: float
+) -> PreparedPair:
+    began = time.perf_counter()
+    first, normalisation_first = normalise(images[0], job.first_range)
+    second, normalisation_second = normalise(images[1], job.second_range)
+    same_size = first.shape[1:] == second.shape[1:]
+    first = on_same_grid(first, second, job.register_method)
+    # Keyed by content: where a file lies and what it is called never choose its noise.
+    key = b"".join(hashlib.sha256(content).digest() for content in contents)
+    return PreparedPair(
+        row,
+        SourcePair(first, second, key),
+        normalisation_first,
+        normalisation_second,
+        "same_size" if same_size else "resized",
+        seconds_read,
+        time.perf_counter() - began,
+    )
+
+
+def _publish(pair: FusedPair, settings: RunSettings, device: str) -> ResultRow:
+    prepared, row = pair.prepared, pair.prepared.row
+    began = time.perf_counter()
+    try:
+        figures = measure(pair.image, prepared.sources.first, prepared.sources.second)
+        measured = time.perf_counter()
+        content = encode_png(pair.image, settings.job.bit_depth)
+    except PairError as error:
+        return _refused_row(RefusedPair(row, error.code, str(error)), settings, device)
+    except Exception as error:  # noqa: BLE001 - as above
+        return _refused_row(_unexpected(row, error), settings, device)
+    uri = settings.output_uri(row.pair_key)
+    write_atomic(uri, content)
+    return ResultRow(
+        **_common_columns(row, settings, device),
+        n_slices=1,
+        height=pair.image.shape[1],
+        width=pair.image.shape[2],
+        status=Status.OK,
+        output_uri=uri,
+        output_sha256=hashlib.sha256(content).hexdigest(),
+        normalisation_first_rule=prepared.normalisation_first.rule,
+        normalisation_first_lo=prepared.normalisation_first.lo,
+        normalisation_first_hi=prepared.normalisation_first.hi,
+        normalisation_second_rule=prepared.normalisation_second.rule,
+        normalisation_second_lo=prepared.normalisation_second.lo,
+        normalisation_second_hi=prepared.normalisation_second.hi,
+        registration_method=settings.job.register_method,
+        registration_decision=prepared.registration_decision,
+        seconds_read=prepared.seconds_read,
+        seconds_normalise=prepared.seconds_normalise,
+        seconds_fuse=pair.seconds,
+        seconds_measure=measured - began,
+        seconds_publish=time.perf_counter() - measured,
+        metrics=figures,
+    )
+
+
+def _refused_row(pair: RefusedPair, settings: RunSettings, device: str) -> ResultRow:
+    return ResultRow(
+        **_common_columns(pair.row, settings, device), status=pair.code.status, code=pair.code, message=pair.message
+    )
+
+
+def _common_columns(row: ManifestRow, settings: RunSettings, device: str) -> dict[str, Any]:
+    job = settings.job
+    return {
+        "run_id": settings.run.run_id,
+        "shard_id": row.shard_id,
+        "chunk_id": row.chunk_id,
+        "pair_key": row.pair_key,
+        "method": job.method_name,
+        "dataset": job.dataset,
+        "modality_first": job.modality_first,
+        "modality_second": job.modality_second,
+        "first_uri": row.first_uri,
+        "second_uri": row.second_uri,
+        "first_fingerprint": row.first_fingerprint,
+        "second_fingerprint": row.second_fingerprint,
+        "attempt": row.attempt,
+        "seed": job.seed,
+        "steps": job.steps,
+        "mode": job.mode,
+        "prior_sha256": settings.prior_sha256,
+        "config_hash": settings.config_hash,
+        "algorithm_version": str(ALGORITHM_VERSION),
+        "package_version": version("ddfm-pipeline"),
+        "device": device,
+        "finished_at": datetime.now(UTC),
+    }

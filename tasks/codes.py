@@ -1,0 +1,96 @@
+"""What can become of a pair or a job: a status, a code, and a sentence a person can act on."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """The outcome of a pair, as the result table keeps it."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    """Not meant to be fused; nothing is wrong."""
+    REJECTED = "rejected"
+    """An input that cannot be trusted; looked at again when the source changes."""
+    FAILED = "failed"
+    """Our side or the infrastructure; tried again."""
+
+
+class Code(StrEnum):
+    """Why a pair is not ``ok``. Each code belongs to one status and carries one sentence."""
+
+    NOT_IMAGE = "not_image"
+    NO_PARTNER = "no_partner"
+    AMBIGUOUS_PAIR = "ambiguous_pair"
+    MISSING_SOURCE = "missing_source"
+    NAME_UNUSABLE = "name_unusable"
+    DECODE_FAILED = "decode_failed"
+    TRUNCATED = "truncated"
+    MULTI_PAGE = "multi_page"
+    CMYK = "cmyk"
+    PIXELS_UNSUPPORTED = "pixels_unsupported"
+    NOT_FINITE = "not_finite"
+    CODEC_MISSING = "codec_missing"
+    TOO_SMALL = "too_small"
+    TOO_LARGE = "too_large"
+    SIZE_MISMATCH = "size_mismatch"
+    READ_FAILED = "read_failed"
+    PERMISSION_DENIED = "permission_denied"
+    WRITE_FAILED = "write_failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    FUSION_FAILED = "fusion_failed"
+    INTERNAL_ERROR = "internal_error"
+
+    @property
+    def status(self) -> Status:
+        """The status that a row with this code has."""
+        return _STATUS_AND_SENTENCE[self][0]
+
+    @property
+    def sentence(self) -> str:
+        """What happened and what to do about it."""
+        return _STATUS_AND_SENTENCE[self][1]
+
+
+_STATUS_AND_SENTENCE: dict[Code, tuple[Status, str]] = {
+    Code.NOT_IMAGE: (Status.SKIPPED, "The file's name is not that of an image; it was left alone."),
+    Code.NO_PARTNER: (Status.REJECTED, "No file of the same stem lies on the other side; add it or remove this one."),
+    Code.AMBIGUOUS_PAIR: (Status.REJECTED, "Several files of one side share this stem; keep one of them."),
+    Code.MISSING_SOURCE: (Status.REJECTED, "The file is listed but does not exist; restore it or correct the table."),
+    Code.NAME_UNUSABLE: (Status.REJECTED, "The name cannot be given to a result; rename the file or change its key."),
+    Code.DECODE_FAILED: (Status.REJECTED, "The bytes are not an image of a known format; replace the file."),
+    Code.TRUNCATED: (Status.REJECTED, "The image ends before its data does; copy it again from its origin."),
+    Code.MULTI_PAGE: (Status.REJECTED, "The file holds several pages or frames; split it into single images."),
+    Code.CMYK: (Status.REJECTED, "CMYK has no agreed way to grey or RGB here; convert the file to RGB."),
+    Code.PIXELS_UNSUPPORTED: (Status.REJECTED, "The pixel type is not supported; save as 8 or 16 bit or 32 bit float."),
+    Code.NOT_FINITE: (Status.REJECTED, "The image holds NaN or infinite values; repair or mask them."),
+    Code.CODEC_MISSING: (Status.REJECTED, "The image's compression needs a codec that is not installed."),
+    Code.TOO_SMALL: (Status.REJECTED, "An image needs at least 16 x 16 pixels to be fused."),
+    Code.TOO_LARGE: (Status.REJECTED, "The image has more pixels than max_pixels allows; raise the limit or scale it."),
+    Code.SIZE_MISMATCH: (Status.REJECTED, "The two images differ in size; align them, or set register: resize."),
+    Code.READ_FAILED: (Status.FAILED, "Reading the source failed after retries; the next run tries it again."),
+    Code.PERMISSION_DENIED: (Status.FAILED, "Access to the source was refused; grant read access, then run again."),
+    Code.WRITE_FAILED: (Status.FAILED, "Writing the result failed; check space and access, then run again."),
+    Code.OUT_OF_MEMORY: (Status.FAILED, "Memory ran out on this pair; use a smaller batch or a larger machine."),
+    Code.FUSION_FAILED: (Status.FAILED, "The fusion gave values that are not finite; check the prior."),
+    Code.INTERNAL_ERROR: (Status.FAILED, "An unexpected error; please report it with the message beside this code."),
+}
+
+
+class PairError(Exception):
+    """One pair cannot be fused; carries the code for its row.
+
+    Args:
+        code: what went wrong.
+        detail: what was found, with figures; never a file's content.
+    """
+
+    def __init__(self, code: Code, detail: str = "") -> None:
+        super().__init__(f"{code.sentence} ({detail})" if detail else code.sentence)
+        self.code = code
+        self.detail = detail
+
+
+class ConfigurationError(ValueError):
+    """The job cannot be run as it is written; the message names the field, the value and what is allowed."""

@@ -1,0 +1,89 @@
+"""Pairs of many sizes through the core, in batches of one size."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ddfm_core.fusion import FusionConfig, fuse
+from ddfm_core.priors import Prior
+from tasks.codes import Code, PairError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class SourcePair:
+    """Two normalised pictures, float32 [C, H, W] in [-1, 1], C 1 or 3 each, and what keys their noise."""
+
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+    key: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """A fused picture float32 [C, H, W] and its share of the seconds that its batch took."""
+
+    image: NDArray[np.float32]
+    seconds: float
+
+
+def fuse_pairs(
+    pairs: Sequence[SourcePair],
+    prior: Prior,
+    config: FusionConfig,
+    batch: int,
+    clock: Callable[[], float],
+    on_fused: Callable[[int], None],
+) -> list[Fused | PairError]:
+    """Fuse each pair; the answers stand in the order of ``pairs``.
+
+    Pairs of one size and one kind (grey or RGB) go together, ``batch`` at a time, in the given order, so the
+    same list always makes the same batches. A batch that fails is tried again pair by pair; a pair that fails
+    alone becomes a :class:`PairError`.
+
+    Args:
+        clock: seconds, such as ``time.perf_counter``.
+        on_fused: told the number of pairs that a batch has finished.
+    """
+    buckets: defaultdict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = defaultdict(list)
+    for index, pair in enumerate(pairs):
+        buckets[pair.first.shape, pair.second.shape].append(index)
+    results: dict[int, Fused | PairError] = {}
+    for members in buckets.values():
+        for start in range(0, len(members), batch):
+            group = members[start : start + batch]
+            began = clock()
+            fused = _fuse_batch([pairs[index] for index in group], prior, config)
+            seconds = (clock() - began) / len(group)
+            for index, outcome in zip(group, fused, strict=True):
+                results[index] = outcome if isinstance(outcome, PairError) else Fused(outcome, seconds)
+            on_fused(len(group))
+    return [results[index] for index in range(len(pairs))]
+
+
+def _fuse_batch(group: list[SourcePair], prior: Prior, config: FusionConfig) -> list[NDArray[np.float32] | PairError]:
+    try:
+        first = torch.from_numpy(np.stack([pair.first for pair in group]))
+        second = torch.from_numpy(np.stack([pair.second for pair in group]))
+        result = fuse(first, second, prior, config, keys=[pair.key for pair in group])
+        images = result.image.float().cpu().numpy()
+    except (RuntimeError, MemoryError, ValueError) as error:
+        # torch reports a full memory, a broken kernel and a bad shape alike as RuntimeError.
+        if len(group) == 1:
+            memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+            code = Code.OUT_OF_MEMORY if memory else Code.FUSION_FAILED
+            logger.warning("a pair could not be fused: %s", error)
+            return [PairError(code, f"{type(error).__name__}: {error}")]
+        return [outcome for pair in group for outcome in _fuse_batch([pair], prior, config)]
+    return [
+        image if np.isfinite(image).all() else PairError(Code.FUSION_FAILED, "the result is not finite")
+        for image in images
+    ]

@@ -1,0 +1,1 @@
+"""Bytes to images and volumes, one file per kind of source."""

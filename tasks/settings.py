@@ -1,0 +1,58 @@
+"""What is the same for every pair of a run, and the file config.json that keeps it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from ddfm_core.fusion import ALGORITHM_VERSION
+from tasks.codes import ConfigurationError
+from tasks.job import Job, make_job
+from tasks.manifest import RunFolder
+from tasks.storage import join, read_needed, write_atomic
+
+PACKAGES = ("ddfm-pipeline", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "pyarrow", "prefect")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A job in one run folder, with the identity of its prior."""
+
+    run: RunFolder
+    job: Job
+    config_hash: str
+    prior_sha256: str
+
+    def output_uri(self, pair_key: str) -> str:
+        """Where the fused picture of a pair lies."""
+        return join(self.run.dest, "fused", self.job.method_name, f"{pair_key}.png")
+
+
+def write_settings(settings: RunSettings) -> None:
+    """Write config.json: the effective job, hashes and versions. Credentials are never part of a job."""
+    content = {
+        "run_id": settings.run.run_id,
+        "job": settings.job.model_dump(mode="json", by_alias=True),
+        "config_hash": settings.config_hash,
+        "prior_sha256": settings.prior_sha256,
+        "algorithm_version": ALGORITHM_VERSION,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+    write_atomic(settings.run.config_uri, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_settings(run: RunFolder) -> RunSettings:
+    """Read config.json of a run.
+
+    Raises:
+        StorageError: the file cannot be read.
+        ConfigurationError: it does not hold the settings of a run.
+    """
+    try:
+        content = json.loads(read_needed(run.config_uri))
+        return RunSettings(run, make_job(content["job"]), content["config_hash"], content["prior_sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{run.config_uri}: not the configuration of a run ({error})") from error

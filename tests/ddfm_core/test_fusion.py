@@ -1,0 +1,334 @@
+"""`fuse()`: shapes, sizes, colour, keys, batches and what it refuses."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import ddfm_core
+from ddfm_core.colour import luma, to_ycbcr
+from ddfm_core.denoiser import Denoiser, DenoiserConfig
+from ddfm_core.fusion import FusionConfig, Mode, Output, extend, finish, fuse
+from ddfm_core.priors import CallablePrior, DenoiserPrior
+from ddfm_core.rectify import EMState, PaperRectifier, ReleasedRectifier
+from ddfm_core.schedule import linear_schedule
+
+MODES: list[Mode] = ["paper", "released"]
+FAST = FusionConfig(steps=4)
+SCHEDULE = linear_schedule()
+
+
+def smoothing_prior(channels: int = 1, multiple: int = 1) -> CallablePrior:
+    """A denoiser that looks at its surroundings: a box mean of x_t, shrunk as a Gaussian prior would."""
+
+    def predict(x_t: Tensor, timestep: int) -> Tensor:
+        assert not any(side % multiple for side in x_t.shape[-2:])
+        alpha_bar = float(SCHEDULE.alphas_cumprod[timestep])
+        blurred = F.avg_pool2d(F.pad(x_t, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        mean = alpha_bar * x_t + (1 - alpha_bar) * blurred
+        return torch.tanh(math.sqrt(alpha_bar) / (alpha_bar + 4 * (1 - alpha_bar)) * mean)
+
+    return CallablePrior(predict, SCHEDULE, channels, multiple)
+
+
+def random(*shape: int, seed: int = 0, span: float = 0.9) -> Tensor:
+    return span * (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1)
+
+
+def levels(image: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """8-bit grey levels."""
+    return ((image.clamp(-1, 1) + 1) * 127.5).round().numpy().astype(np.int64)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [(16, 16), (16, 17), (17, 33), (31, 20), (40, 64)])
+def test_any_size_from_16_up(size: tuple[int, int], mode: Mode) -> None:
+    first, second = random(2, 1, *size, seed=1), random(2, 1, *size, seed=2)
+    result = fuse(first, second, smoothing_prior(multiple=32), FusionConfig(mode=mode, steps=3))
+    assert result.image.shape == result.luma.shape == (2, 1, *size)
+    assert result.image.dtype == torch.float32
+    assert result.image.isfinite().all()
+    assert result.image.abs().max() <= 1
+
+
+@pytest.mark.parametrize("size", [(15, 16), (16, 15), (1, 200)])
+def test_smaller_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="at least 16 pixels"):
+        fuse(random(1, 1, *size), random(1, 1, *size), smoothing_prior(), FAST)
+
+
+def test_extension_reflects_as_often_as_it_takes() -> None:
+    image = random(2, 3, 17, 5)
+    extended = extend(image, 32)
+    assert extended.shape == (2, 3, 32, 32)
+    wanted = np.pad(image.numpy(), ((0, 0), (0, 0), (0, 15), (0, 27)), mode="reflect")
+    np.testing.assert_array_equal(extended, wanted)
+    assert extend(image, 1) is image
+
+
+def test_extension_does_not_move_the_picture() -> None:
+    """A prior that works per pixel gives nearly the same picture in any frame: same noise, other statistics."""
+    first, second = random(1, 1, 24, 24, seed=1), random(1, 1, 24, 24, seed=2)
+    x_T = random(1, 1, 24, 24, seed=3)
+
+    def pixelwise(x_t: Tensor, timestep: int) -> Tensor:
+        return 0.05 * x_t
+
+    plain, framed = (
+        fuse(first, second, CallablePrior(pixelwise, SCHEDULE, 1, multiple), FAST, x_T=x_T).luma for multiple in (1, 32)
+    )
+    assert (plain - framed).abs().mean() < 0.02
+
+
+# Batches, keys and noise
+
+
+@pytest.fixture(scope="module")
+def small_network() -> DenoiserPrior:
+    torch.manual_seed(0)
+    network = Denoiser(DenoiserConfig(widths=(16, 24), blocks=1, embedding=16))
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    return DenoiserPrior(network, SCHEDULE)
+
+
+@pytest.mark.parametrize(
+    ("mode", "eta", "kind"),
+    [
+        *((mode, eta, "function") for mode in MODES for eta in (0.0, 1.0)),
+        *((mode, 0.0, "network") for mode in MODES),
+    ],
+)
+def test_batch_equals_singles_in_any_order(mode: Mode, eta: float, kind: str, small_network: DenoiserPrior) -> None:
+    prior = smoothing_prior(multiple=8) if kind == "function" else small_network
+    first, second = random(3, 1, 20, 27, seed=1), random(3, 3, 20, 27, seed=2)
+    second[1] = second[1, :1]  # one grey member
+    config = FusionConfig(mode=mode, steps=5, eta=eta)
+    order = [2, 0, 1]
+    together = fuse(first, second, prior, config)
+    shuffled = fuse(first[order], second[order], prior, config)
+    for b in range(3):
+        alone = fuse(first[b : b + 1], second[b : b + 1], prior, config)
+        for batch, member in ((together, b), (shuffled, order.index(b))):
+            torch.testing.assert_close(batch.image[member], alone.image[0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(batch.luma[member], alone.luma[0], rtol=0, atol=1e-5)
+            assert abs(levels(batch.image[member]) - levels(alone.image[0])).max() <= 1
+
+
+def test_same_arguments_same_bytes_and_other_seeds_other_pictures() -> None:
+    first, second = random(1, 1, 16, 16, seed=1), random(1, 1, 16, 16, seed=2)
+    pictures = [fuse(first, second, smoothing_prior(), FusionConfig(steps=4, seed=s)).image for s in (0, 0, 1)]
+    assert torch.equal(pictures[0], pictures[1])
+    assert not torch.equal(pictures[0], pictures[2])
+
+
+def test_keys_choose_the_noise() -> None:
+    first, second = random(1, 1, 16, 16, seed=1), random(1, 1, 16, 16, seed=2)
+    pair = (first.repeat(2, 1, 1, 1), second.repeat(2, 1, 1, 1))
+    same, other = (fuse(*pair, smoothing_prior(), FAST, keys=keys).image for keys in ((b"a", b"a"), (b"a", b"b")))
+    torch.testing.assert_close(same[0], same[1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(other[0], same[0], rtol=0, atol=1e-6)
+    assert not torch.allclose(other[1], other[0], atol=1e-3)
+    with pytest.raises(ValueError, match="one entry for each of 2 pairs, got 1"):
+        fuse(*pair, smoothing_prior(), FAST, keys=[b"a"])
+
+
+def test_a_given_start_replaces_the_noise() -> None:
+    first, second = random(1, 1, 20, 24, seed=1), random(1, 1, 20, 24, seed=2)
+    prior, x_T = smoothing_prior(multiple=32), random(1, 1, 20, 24, seed=3)
+    plain, extended, other_seed = (
+        fuse(first, second, prior, FusionConfig(steps=4, seed=seed), x_T=start).image
+        for seed, start in ((0, x_T), (0, extend(x_T, 32)), (1, x_T))
+    )
+    assert torch.equal(plain, extended)
+    assert torch.equal(plain, other_seed)
+    assert not torch.equal(plain, fuse(first, second, prior, FAST).image)
+    with pytest.raises(ValueError, match=r"x_T must be \(1, 1, 20, 24\) or \(1, 1, 32, 32\)"):
+        fuse(first, second, prior, FAST, x_T=random(1, 3, 20, 24))
+
+
+# Colour
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_of_the_result(mode: Mode, channels: int) -> None:
+    """Grey in gives grey out, in as many channels as the richer source has; the prior's channels do not matter."""
+    config, prior = FusionConfig(mode=mode, steps=4), smoothing_prior(channels)
+    grey_a, grey_b = random(1, 1, 16, 18, seed=1), random(1, 1, 16, 18, seed=2)
+    plain = fuse(grey_a, grey_b, prior, config)
+    assert plain.image.shape[1] == 1
+    assert torch.equal(plain.image, plain.luma)
+    rgb_a, rgb_b = grey_a.expand(-1, 3, -1, -1), grey_b.expand(-1, 3, -1, -1)
+    for sources in ((rgb_a, grey_b), (grey_a, rgb_b), (rgb_a, rgb_b)):
+        assert torch.equal(fuse(*sources, prior, config).image, plain.image.expand(-1, 3, -1, -1))
+
+
+def test_chroma_of_the_coloured_source() -> None:
+    colour_a, colour_b = random(1, 3, 16, 16, seed=1, span=0.3), random(1, 3, 16, 16, seed=2, span=0.3)
+    grey = random(1, 1, 16, 16, seed=3, span=0.3)
+    for sources, chroma in (
+        ((colour_a, grey), colour_a),
+        ((grey, colour_b), colour_b),
+        ((colour_a, colour_b), colour_b),
+    ):
+        result = fuse(*sources, smoothing_prior(), FAST)
+        assert result.image.shape == (1, 3, 16, 16)
+        torch.testing.assert_close(luma(result.image), result.luma, rtol=0, atol=1e-6)
+        torch.testing.assert_close(to_ycbcr(result.image)[:, 1:], to_ycbcr(chroma)[:, 1:], rtol=0, atol=1e-6)
+
+
+def test_strong_colour_is_clipped() -> None:
+    first, red = torch.full((1, 1, 16, 16), 0.9), torch.full((1, 3, 16, 16), -1.0)
+    red[:, 0] = 1
+    image = fuse(first, red, smoothing_prior(), FAST).image
+    assert image.abs().max() == 1
+
+
+# The output rules
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_output_rules(mode: Mode) -> None:
+    first, second = random(2, 1, 16, 16, seed=1, span=1), random(2, 1, 16, 16, seed=2, span=1)
+    second[1] *= 0.1
+    raw, clipped, stretched = (
+        fuse(first, second, smoothing_prior(), FusionConfig(mode=mode, steps=4, output=rule))
+        for rule in ("none", "clip", "stretch")
+    )
+    for b in range(2):
+        low, high = raw.luma[b].min(), raw.luma[b].max()
+        torch.testing.assert_close(stretched.luma[b], 2 * (raw.luma[b] - low) / (high - low) - 1)
+        assert (stretched.luma[b].min().item(), stretched.luma[b].max().item()) == pytest.approx((-1, 1))
+    assert torch.equal(clipped.luma, raw.luma.clamp(-1, 1))
+    default = fuse(first, second, smoothing_prior(), FusionConfig(mode=mode, steps=4))
+    assert torch.equal(default.image, (clipped if mode == "paper" else stretched).image)
+
+
+def test_finish() -> None:
+    fused = torch.tensor([[-3.0, 0.0, 1.0], [0.5, 0.5, 0.5], [4.0, 4.0, 4.0]]).view(3, 1, 1, 3)
+    assert finish(fused, "none") is fused
+    assert finish(fused, "clip")[:, 0, 0].tolist() == [[-1, 0, 1], [0.5] * 3, [1] * 3]
+    assert finish(fused, "stretch")[:, 0, 0].tolist() == [[-1, 0.5, 1], [0.5] * 3, [1] * 3]
+
+
+def test_no_output_rule_leaves_values_outside() -> None:
+    first, second = (random(1, 1, 16, 16, seed=seed) for seed in (1, 2))
+    # The released rule's penalty term lets a strong one leave the hull of the sources.
+    config = FusionConfig(mode="released", steps=4, penalty=50.0, tv_weight=0.0, output="none")
+    result = fuse(first.sign(), second.sign(), smoothing_prior(), config)
+    assert result.luma.abs().max() > 1
+    assert torch.equal(result.image, result.luma)
+
+
+# What it is given and what it gives back
+
+
+def test_the_result_is_an_ordinary_tensor() -> None:
+    result = fuse(random(1, 1, 16, 16), random(1, 1, 16, 16, seed=1), smoothing_prior(), FAST)
+    assert not result.image.is_inference()
+    assert not result.luma.is_inference()
+    assert not result.image.requires_grad
+    result.image.mul_(2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_floating_types_are_taken(dtype: torch.dtype) -> None:
+    first, second = (random(1, 1, 16, 16, seed=seed).to(dtype) for seed in (1, 2))
+    assert torch.equal(
+        fuse(first, second, smoothing_prior(), FAST).image,
+        fuse(first.float(), second.float(), smoothing_prior(), FAST).image,
+    )
+
+
+def test_callback_and_configuration_reach_the_loop() -> None:
+    first, second = random(1, 1, 20, 20, seed=1), random(1, 1, 20, 20, seed=2)
+    seen: list[tuple[int, tuple[int, ...]]] = []
+
+    def look(timestep: int, x_t: Tensor, x0_pred: Tensor, x0_rectified: Tensor, state: EMState | None) -> None:
+        assert state is not None
+        seen.append((timestep, tuple(x_t.shape)))
+
+    fuse(first, second, smoothing_prior(multiple=16), FusionConfig(steps=3), callback=look)
+    assert seen == [(999, (1, 1, 32, 32)), (500, (1, 1, 32, 32)), (0, (1, 1, 32, 32))]
+
+
+def test_posterior_update_is_ddim_at_eta_1() -> None:
+    first, second = random(1, 1, 16, 16, seed=1), random(1, 1, 16, 16, seed=2)
+    posterior, ddim = (
+        fuse(first, second, smoothing_prior(), config).image
+        for config in (FusionConfig(steps=5, update="posterior"), FusionConfig(steps=5, eta=1.0))
+    )
+    torch.testing.assert_close(posterior, ddim, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (torch.zeros(1, 2, 16, 16), torch.zeros(1, 1, 16, 16), r"first must be .* got torch.float32 \[1, 2, 16, 16\]"),
+        (torch.zeros(1, 1, 16, 16), torch.zeros(16, 16), "second must be"),
+        (torch.zeros(0, 1, 16, 16), torch.zeros(0, 1, 16, 16), "first must be"),
+        (torch.zeros(1, 1, 16, 16, dtype=torch.uint8), torch.zeros(1, 1, 16, 16), "floating point"),
+        (torch.zeros(1, 1, 16, 16), torch.zeros(2, 1, 16, 16), r"agree in B, H and W, got \[1, 1, 16, 16\] and \[2"),
+        (torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 17), "agree in B, H and W"),
+        (torch.zeros(1, 1, 16, 16), torch.full((1, 1, 16, 16), 255.0), r"second must lie in \[-1, 1\]"),
+        (torch.full((1, 1, 16, 16), math.nan), torch.zeros(1, 1, 16, 16), r"first must lie in \[-1, 1\]"),
+    ],
+)
+def test_sources_that_do_not_fit_are_refused(first: Tensor, second: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fuse(first, second, smoothing_prior(), FAST)
+
+
+def test_more_steps_than_timesteps_are_refused() -> None:
+    prior = CallablePrior(lambda x_t, _: x_t, linear_schedule(50), 1)
+    with pytest.raises(ValueError, match="steps is 51, but the prior's schedule has 50"):
+        fuse(random(1, 1, 16, 16), random(1, 1, 16, 16), prior, FusionConfig(steps=51))
+
+
+# The configuration
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("mode", "printed"), ("mode", None), ("steps", 0), ("steps", 2.5), ("steps", True), ("update", "ddpm"),
+        ("eta", -0.1), ("eta", 1.1), ("eta", math.nan), ("eta", "0"), ("tv_weight", -1), ("tv_weight", math.inf),
+        ("penalty", -0.1), ("penalty", "0.1"), ("output", "minmax"), ("seed", 1.0), ("seed", None),
+    ],
+)  # fmt: skip
+def test_configuration_names_what_is_wrong(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{field} is {value!r}; it must be ") as caught:
+        FusionConfig(**{field: value})
+    assert str(caught.value).count("\n") == 0
+
+
+def test_eta_belongs_to_ddim() -> None:
+    with pytest.raises(ValueError, match=r"eta is 0.5; it must be 0 with update 'posterior'"):
+        FusionConfig(update="posterior", eta=0.5)
+
+
+@pytest.mark.parametrize("output", ["clip", "stretch", "none"])
+def test_defaults_depend_on_the_mode(output: Output) -> None:
+    assert FusionConfig().rectifier() == PaperRectifier(penalty=0.1, tv_weight=0.5)
+    assert FusionConfig(mode="released").rectifier() == ReleasedRectifier(penalty=0.001, tv_weight=0.5)
+    assert FusionConfig(penalty=0.0, tv_weight=2).rectifier() == PaperRectifier(penalty=0.0, tv_weight=2)
+    assert FusionConfig().output_rule() == "clip"
+    assert FusionConfig(mode="released").output_rule() == "stretch"
+    assert FusionConfig(mode="released", output=output).output_rule() == output
+
+
+def test_the_package_exports_its_names() -> None:
+    assert ddfm_core.fuse is fuse
+    assert ddfm_core.FusionConfig is FusionConfig
+    assert set(ddfm_core.__all__) <= set(dir(ddfm_core))
+    for name in ddfm_core.__all__:
+        assert getattr(ddfm_core, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'fusion_of'"):
+        _ = ddfm_core.fusion_of

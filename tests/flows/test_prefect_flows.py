@@ -1,0 +1,66 @@
+"""The job as a Prefect flow on the embedded server."""
+
+import asyncio
+
+import pytest
+
+from tests.archives import ddfm, job_settings, make_archive, pictures, write_picture
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def prefect_harness():
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def flow_state(settings):
+    from flows.prefect_flows import fuse_archive
+    from tasks.job import make_job
+
+    return asyncio.run(fuse_archive(make_job(settings), return_state=True))
+
+
+def test_the_flow_does_what_the_plain_functions_do(prefect_harness, tmp_path):
+    plain = make_archive(tmp_path / "plain", 3)
+    answer = ddfm("fuse", f"{plain}/ir", f"{plain}/vi", "--out", f"{plain}/out", "--steps", "2", "--no-prefect")
+    assert answer.returncode == 0, answer.stderr
+    root = make_archive(tmp_path / "flow", 3)
+    state = flow_state(job_settings(root, chunk_pairs=16))
+    assert state.is_completed()
+    assert state.message == "3 pairs: 3 ok"
+    assert pictures(root / "out/fused") == pictures(plain / "out/fused")
+    state = flow_state(job_settings(root, chunk_pairs=16))
+    assert state.is_completed()
+    assert "Nothing to do" in state.message
+
+
+def test_rejected_pairs_are_counted_in_a_completed_state(prefect_harness, tmp_path):
+    root = make_archive(tmp_path, 1)
+    write_picture(root / "ir/alone.png", 3)
+    state = flow_state(job_settings(root))
+    assert state.is_completed()
+    assert "1 rejected (no_partner 1)" in state.message
+
+
+def test_too_many_failures_fail_the_run(prefect_harness, tmp_path, monkeypatch):
+    root = make_archive(tmp_path, 2)
+
+    def broken(*_args, **_options):
+        raise RuntimeError("the card fell out")
+
+    monkeypatch.setattr("tasks.fuse.fuse", broken)
+    state = flow_state(job_settings(root))
+    assert state.is_failed()
+    assert "2 failed (fusion_failed 2)" in state.message
+
+
+def test_a_job_is_a_valid_parameter_of_a_deployment(prefect_harness, tmp_path):
+    from flows.prefect_flows import fuse_archive
+
+    fuse_archive.validate_parameters({"job": {"first": "a", "second": "b", "out": "c", "register": "resize"}})
+    with pytest.raises(Exception, match="steps"):
+        fuse_archive.validate_parameters({"job": {"first": "a", "second": "b", "out": "c", "steps": 0}})

@@ -1,0 +1,60 @@
+"""From a folder of pictures to a prior that loads."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ddfm_core.denoiser import DenoiserConfig
+from ddfm_core.priors import load_prior
+from ddfm_core.training import TrainingConfig
+from flows import train_prior
+from tests.archives import write_picture
+
+NETWORK = DenoiserConfig(widths=(8, 12), blocks=1, embedding=16)
+CONFIG = TrainingConfig(minutes=0.02, pixels_per_step=1024, crop_sizes=(16,), warmup_steps=2)
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_prior, "JUDGED_CROP", 32)
+    for number in range(6):
+        write_picture(tmp_path / f"photo_{number}.png", number, (48, 40), colour=True)
+    (tmp_path / "readme.txt").write_text("not a picture")
+    return tmp_path
+
+
+def test_train_resume_and_load(pictures, monkeypatch):
+    clock = itertools.count(
+        step=0.05
+    )  # seconds that each look at the clock takes, so that the machine's load is nothing
+    monkeypatch.setattr(train_prior.time, "monotonic", lambda: next(clock))
+    out = pictures / "out"
+    report = train_prior.train(pictures, out, CONFIG, NETWORK, r"_[05]$", "cpu")
+    assert report["steps"] > 0
+    assert set(report["psnr"]) == {"15", "25", "50"}
+    assert json.loads((out / "report.json").read_text()) == report
+    prior = load_prior(out / "prior.safetensors")
+    assert prior(torch.zeros(1, 1, 32, 32), 10).shape == (1, 1, 32, 32)
+    longer = TrainingConfig(minutes=0.04, pixels_per_step=1024, crop_sizes=(16,), warmup_steps=2)
+    assert train_prior.train(pictures, out, longer, NETWORK, r"_[05]$", "cpu")["steps"] > report["steps"]
+
+
+def test_the_holdout_is_never_trained_on(pictures):
+    training, judging = train_prior.load_pictures(pictures, r"_[05]$")
+    assert (len(training), len(judging)) == (4, 2)
+
+
+@pytest.mark.parametrize("holdout", ["nothing", "photo"])
+def test_both_parts_are_needed(pictures, holdout):
+    with pytest.raises(ValueError, match="both are needed"):
+        train_prior.load_pictures(pictures, holdout)
+
+
+def test_the_command_explains_itself():
+    answer = subprocess.run([sys.executable, "-m", "flows.train_prior", "--help"], capture_output=True, text=True)
+    assert answer.returncode == 0
+    assert "folder of photographs" in answer.stdout

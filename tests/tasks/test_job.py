@@ -1,0 +1,77 @@
+"""Jobs: what is refused, and what changes the configuration hash."""
+
+import pytest
+
+from tasks.codes import ConfigurationError
+from tasks.job import Job, job_template, make_job, read_job
+
+JOB = {"first": "a", "second": "b", "out": "c"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": 0}, ["steps", "greater than or equal to 1", "0"]),
+        ({"mode": "papper"}, ["mode", "'paper'", "'released'", "papper"]),
+        ({"bit_depth": 12}, ["bit_depth", "8", "16", "12"]),
+        ({"device": "gpu"}, ["device", "gpu"]),
+        ({"stepps": 3}, ["stepps", "no such field", "steps"]),
+        ({"first": None}, ["give both first and second, or pairs"]),
+        ({"pairs": "t.csv"}, ["not both"]),
+        ({"first_range": [5, 5]}, ["first_range", "below"]),
+        ({"out": "a/results"}, ["out", "a/results", "inside first"]),
+        ({"out": "./b"}, ["inside second"]),
+        ({"method": "../up"}, ["method"]),
+        ({"deployment": "gpu"}, ["deployment"]),
+        ({"update": "posterior", "eta": 0.5}, ["eta"]),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_value_and_what_is_allowed(change, words):
+    with pytest.raises(ConfigurationError) as caught:
+        make_job(JOB | change)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_several_wrong_fields_are_all_named():
+    with pytest.raises(ConfigurationError) as caught:
+        make_job(JOB | {"steps": 0, "batch": 0})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_the_template_is_a_valid_job_with_every_field():
+    text = job_template()
+    job = read_job(text)
+    assert job == make_job({"first": "archive/infrared", "second": "archive/visible", "out": "archive/fused"})
+    for name, info in Job.model_fields.items():
+        assert f"{info.alias or name}: " in text
+        assert f"# {info.description}\n" in text
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "first: [", "just words"])
+def test_files_that_hold_no_job(text):
+    with pytest.raises(ConfigurationError, match="job file"):
+        read_job(text)
+
+
+def test_overrides_replace_fields_of_the_file():
+    job = read_job("first: a\nsecond: b\nout: c\nsteps: 7\n", {"steps": 9, "out": "d"})
+    assert (job.steps, job.out) == (9, "d")
+
+
+def test_the_hash_changes_with_what_changes_pixels_and_with_nothing_else():
+    base = make_job(JOB).config_hash("prior")
+    for change in (
+        {"steps": 25}, {"mode": "released"}, {"seed": 1}, {"bit_depth": 16}, {"register": "resize"}, {"penalty": 0.2},
+        {"first_range": [0, 10]}, {"precision": "bfloat16"}, {"output": "none"},
+    ):  # fmt: skip
+        assert make_job(JOB | change).config_hash("prior") != base, change
+    for change in ({"batch": 1}, {"out": "elsewhere"}, {"dataset": "x"}, {"chunk_pairs": 3}, {"device": "cpu"}):
+        assert make_job(JOB | change).config_hash("prior") == base, change
+    assert make_job(JOB).config_hash("another prior") != base
+
+
+def test_a_job_survives_json_by_name_and_by_alias():
+    job = make_job(JOB | {"register": "resize", "first_range": [1, 2]})
+    assert make_job(job.model_dump(mode="json")) == job
+    assert make_job(job.model_dump(mode="json", by_alias=True)) == job
