@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddfm_core.linear_denoiser import LinearDenoiser
+
 
 @dataclass(frozen=True)
 class DenoiserConfig:
@@ -28,12 +30,17 @@ class DenoiserConfig:
             the resolution of the one before.
         blocks: residual blocks per level, in the encoder and again in the decoder.
         embedding: width of the timestep embedding.
+        spectrum: side of the grid on which a :class:`~ddfm_core.linear_denoiser.LinearDenoiser` beside the network
+            keeps its spectrum; 0 for a network that stands alone.
+        num_timesteps: of the schedule.
     """
 
     channels: int = 1
     widths: tuple[int, ...] = (64, 96, 160, 224, 256)
     blocks: int = 2
     embedding: int = 128
+    spectrum: int = 0
+    num_timesteps: int = 1000
 
     @property
     def multiple(self) -> int:
@@ -84,7 +91,8 @@ class Denoiser(nn.Module):
 
     v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 stays well scaled at both ends of the schedule, where eps
     says nothing about x0 (much noise) or x0 nothing about eps (little noise). H and W must be multiples of
-    ``config.multiple``.
+    ``config.multiple``. The linear denoiser, where there is one, is not part of v: the prior joins the two estimates
+    of x0.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
@@ -106,6 +114,7 @@ class Denoiser(nn.Module):
         self.head = nn.Conv2d(widths[0], 4 * config.channels, 3, padding=1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
+        self.linear = LinearDenoiser(config.spectrum, config.num_timesteps) if config.spectrum else None
 
     def forward(self, x_t: Tensor, timestep: Tensor) -> Tensor:
         """See the class."""

@@ -106,17 +106,27 @@ class DenoiserPrior(Prior):
     ) -> None:
         self.network = network
         _prepare(network)
+        # Known on the host: looking at the table there must not wait for the device.
+        shares = network.linear.share.amax(1).tolist() if network.linear is not None else []
+        self._linear_from = next((timestep for timestep, share in enumerate(shares) if share > 0), len(shares))
         self.dtype = _checked_dtype(dtype)
         device = next(network.parameters()).device
         super().__init__(schedule, network.config.channels, network.config.multiple, sha256, device)
 
     def predict_x0(self, x_t: Tensor, timestep: int) -> Tensor:
-        """x0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v (Salimans & Ho, ICLR 2022, app. D)."""
+        """x0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v (Salimans & Ho, ICLR 2022, app. D).
+
+        From the timestep on at which a linear denoiser has a share, the weighted mean of both estimates.
+        """
         alpha_bar = float(self.schedule.alphas_cumprod[timestep])
         x_t = x_t.float()
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             v: Tensor = self.network(_channels_last(x_t), _one_timestep(x_t, timestep))
-        return (math.sqrt(alpha_bar) * x_t - math.sqrt(1 - alpha_bar) * v.float()).contiguous()
+        x0_pred = (math.sqrt(alpha_bar) * x_t - math.sqrt(1 - alpha_bar) * v.float()).contiguous()
+        if self.network.linear is None or timestep < self._linear_from:
+            return x0_pred
+        sigma = float(self.schedule.sigmas[timestep])
+        return self.network.linear(x_t / math.sqrt(alpha_bar), sigma, x0_pred, timestep)  # type: ignore[no-any-return]
 
 
 class UNetPrior(Prior):

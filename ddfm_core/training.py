@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddfm_core.denoiser import Denoiser, DenoiserConfig
+from ddfm_core.linear_denoiser import BANDS, LinearDenoiser, fit_linear, radial_bands
 from ddfm_core.schedule import Schedule
+
+SHARES_FROM: Final = 0.4
+"""Part of the schedule below which a network needs no linear denoiser beside it."""
+SHARES: Final = 7
+"""Timesteps at which the share is found; it is interpolated between them."""
+SHARE_PICTURES: Final = 240
+PredictX0 = Callable[[Tensor, int], Tensor]
+"""(x_t [B, C, H, W], timestep) -> x0_pred."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,61 @@ def denoise(network: Denoiser, noisy: Tensor, sigma: float, schedule: Schedule) 
     return prediction_to_x0(network(x_t, timestep), x_t, alpha_bar)[..., :height, :width]
 
 
+def join_linear(network: Denoiser, pictures: Tensor, schedule: Schedule, batch: int = 8) -> Denoiser:
+    """A copy of a network with the best linear denoiser beside it.
+
+    In the upper part of the schedule the linear estimate gets, in each band of frequencies, the share that makes the
+    squared error of the weighted mean least on some of these pictures.
+
+    Args:
+        network: without a linear denoiser.
+        pictures: [N, 1, side, side] in [-1, 1] from the training set; the side becomes that of the spectrum's grid.
+    """
+    config = replace(network.config, spectrum=pictures.shape[-1], num_timesteps=schedule.num_timesteps)
+    joined = Denoiser(config).to(pictures.device).requires_grad_(False)
+    joined.load_state_dict(network.state_dict(), strict=False)
+    linear = joined.linear
+    if linear is None:
+        raise AssertionError("the configuration asks for a linear denoiser")
+    fit_linear(linear, pictures)
+    some = pictures[:: -(-len(pictures) // SHARE_PICTURES)]
+    last = schedule.num_timesteps - 1
+    timesteps = [round(position) for position in np.linspace(SHARES_FROM * last, last, SHARES)]
+    shares = np.stack([_best_shares(joined, linear, some, schedule, timestep, batch) for timestep in timesteps])
+    for band in range(BANDS):
+        table = np.interp(np.arange(schedule.num_timesteps), timesteps, shares[:, band], left=0.0)
+        linear.share[:, band].copy_(torch.from_numpy(table))
+    return joined
+
+
+@torch.inference_mode()
+def _best_shares(
+    network: Denoiser, linear: LinearDenoiser, pictures: Tensor, schedule: Schedule, timestep: int, batch: int
+) -> NDArray[np.float64]:
+    alpha_bar = torch.tensor(schedule.alphas_cumprod[timestep], dtype=torch.float32, device=pictures.device)
+    sigma = float(schedule.sigmas[timestep])
+    height, width = pictures.shape[-2:]
+    bands = radial_bands(height, width, pictures.device)
+    # All columns but the first and the last of half a spectrum stand for two.
+    count = torch.full((width // 2 + 1,), 2.0, device=pictures.device)
+    count[0] = count[-1] = 1
+    across, along = torch.zeros(2, BANDS, dtype=torch.float64)
+    for start in range(0, len(pictures), batch):
+        x0 = pictures[start : start + batch]
+        generator = torch.Generator().manual_seed(1_000_003 * timestep + start)
+        noisy = x0 + sigma * torch.randn(x0.shape, generator=generator).to(x0.device)
+        x_t = alpha_bar.sqrt() * noisy
+        v = network(x_t, torch.full((len(x0),), timestep, device=x0.device))
+        error = torch.fft.rfft2(prediction_to_x0(v, x_t, alpha_bar) - x0)
+        difference = error - (linear.spectrum(noisy, sigma) - torch.fft.rfft2(x0))
+        # |error - share difference|^2 is least where its derivative by the share is zero.
+        for sums, products in ((across, (error * difference.conj()).real), (along, difference.abs().square())):
+            sums.index_add_(0, bands.flatten().cpu(), (products * count).sum((0, 1)).flatten().double().cpu())
+    # A small picture has no frequency at all in some bands.
+    best: NDArray[np.float64] = torch.where(along > 0, across / along, 0.0).clamp(0, 1).numpy()
+    return best
+
+
 @dataclass(frozen=True)
 class NoiseLevelLoss:
     """Mean squared error of eps at one noise level, of the network and of the Wiener filter it must beat."""
@@ -197,16 +263,9 @@ class NoiseLevelLoss:
     wiener: float
 
 
-def mean_spectrum(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean level (scalar) and mean power spectrum [H, W] (per-pixel units) of pictures [N, 1, H, W]."""
-    level = pictures.mean()
-    power = torch.fft.fft2(pictures[:, 0] - level).abs().square().mean(0) / pictures[0].numel()
-    return level, power
-
-
 @torch.inference_mode()
 def losses_per_noise_level(
-    network: Denoiser,
+    predict_x0: PredictX0,
     holdout: Tensor,
     level: Tensor,
     power: Tensor,
@@ -219,8 +278,9 @@ def losses_per_noise_level(
     Both see the same noise. The errors are those of eps, (x0_pred - x0)^2 / sigma^2.
 
     Args:
+        predict_x0: a prior.
         holdout: crops [N, 1, H, W] in [-1, 1], H and W multiples of the network's multiple.
-        level, power: :func:`mean_spectrum` of training crops of the same size.
+        level, power: :func:`~ddfm_core.linear_denoiser.mean_spectrum` of training crops of the same size.
     """
     results = []
     for timestep in timesteps:
@@ -233,8 +293,7 @@ def losses_per_noise_level(
             generator = torch.Generator().manual_seed(1_000_003 * timestep + start)
             eps = torch.randn(x0.shape, generator=generator).to(x0.device)
             x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
-            v = network(x_t, torch.full((len(x0),), timestep, device=x0.device))
-            network_error += float((prediction_to_x0(v, x_t, alpha_bar) - x0).square().sum())
+            network_error += float((predict_x0(x_t, timestep) - x0).square().sum())
             spectrum = torch.fft.fft2(x0 + sigma * eps - level) * gain
             wiener_error += float((torch.fft.ifft2(spectrum).real + level - x0).square().sum())
         scale = sigma**2 * holdout.numel()

@@ -15,7 +15,9 @@ from tasks.chunk import Progress
 
 logger = logging.getLogger(__name__)
 
-TRIES = 3
+TRIES = 4
+"""Flow runs of one shard: enough to find a pair that kills its process and to go on without it."""
+
 POLL_SECONDS = 2.0
 
 
@@ -56,7 +58,13 @@ async def _see_through(planned: PlannedRun, shard_id: str, gate: asyncio.Semapho
         for number in itertools.count(1):
             child = await arun_deployment(
                 settings.job.deployment or "",
-                parameters={"dest": settings.run.dest, "run_id": settings.run.run_id, "shard_id": shard_id},
+                parameters={
+                    "dest": settings.run.dest,
+                    "run_id": settings.run.run_id,
+                    "shard_id": shard_id,
+                    "token": settings.token,
+                    "places": {prefix: place.model_dump() for prefix, place in settings.job.places.items()},
+                },
                 flow_run_name=f"{settings.run.run_id} {shard_id}",
                 # A parent that was killed and begun again finds the child that still works on the shard.
                 idempotency_key=f"{settings.run.run_id}-{shard_id}-{number}",

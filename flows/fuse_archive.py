@@ -6,33 +6,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
-import pyarrow.compute as pc
-
 from ddfm_core.priors import Prior, PriorError, prior_sha256
-from flows.fuse_shard import PLAIN, Stages, open_prior, run_shard, shard_chunks
+from flows.fuse_shard import PLAIN, Stages, Suspect, divide, open_prior, run_chunks, run_suspects, shard_chunks
+from flows.places import use_places
 from tasks.chunk import Progress
 from tasks.codes import ConfigurationError, Status
-from tasks.index import Plan, index_folders, index_table, plan
+from tasks.current import compact, current_batches
+from tasks.index import EmptyArchive, Index
 from tasks.job import Job
-from tasks.manifest import (
-    Reconciliation,
-    committed_chunks,
-    compact,
-    current_rows,
-    finish_run,
-    new_run,
-    read_manifest,
-    reconcile,
-    unfinished_run,
-    write_manifest,
-)
+from tasks.lock import hold
+from tasks.manifest import pending_work, write_manifest
+from tasks.pair_folders import index_folders
+from tasks.pair_table import index_table
+from tasks.plan import Plan, Selection, plan, write_plan
+from tasks.results import Reconciliation, committed_chunks, reconcile
+from tasks.run_folder import finish_run, new_run, unfinished_run
+from tasks.scratch import scratch_folder
 from tasks.settings import RunSettings, read_settings, write_settings
-from tasks.storage import absolute
+from tasks.storage import absolute, list_files, retries_made, sweep_temporaries
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,7 @@ class PlannedRun:
         pairs: pairs of the whole run; ``pending`` of them are still to do.
         resumed: whether an earlier process began it.
         began: ``time.monotonic()`` when this process took it up.
+        retries_before: requests to storage that the process had repeated by then.
     """
 
     settings: RunSettings
@@ -52,16 +50,18 @@ class PlannedRun:
     pending: int
     resumed: bool
     began: float
+    retries_before: int
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What one run came to."""
+    """What one run came to; ``retries`` counts the requests to storage that this process had to repeat."""
 
     settings: RunSettings
     reconciliation: Reconciliation
     resumed: bool
     seconds: float
+    retries: int
 
     def count(self, status: Status) -> int:
         """Pairs with this status."""
@@ -102,85 +102,140 @@ def run_archive(job: Job, watcher: Watcher) -> None:
         StorageError: a place cannot be read or written; what is committed stays, the next run goes on from there.
         ReconcileError: rows are missing or double.
     """
+    use_places(job.places)
+    check_inputs(job)
     prior: Prior | None = None
-    for planned in plan_runs(job):
-        prior = prior or open_prior(job)
-        fuse_here(planned, prior, watcher, PLAIN)
-        watcher.finish(finish(planned))
+    with hold(absolute(job.out), job.wait) as lock:
+        for planned in plan_runs(job, lock.token):
+            prior = prior or open_prior(job)
+            fuse_here(planned, prior, watcher, PLAIN, lock.check)
+            watcher.finish(finish(planned))
 
 
-def plan_runs(job: Job) -> Iterator[PlannedRun]:
+def check_inputs(job: Job) -> None:
+    """Stop what cannot work before the destination is touched.
+
+    Raises:
+        ConfigurationError: the prior cannot be used as the job names it, or a source is empty.
+        StorageError: a source cannot be reached.
+    """
+    new_settings(job)
+    for source in (job.first, job.second):
+        if source is not None and next(list_files(source), None) is None:
+            raise EmptyArchive(f"no images below {source}")
+
+
+def plan_runs(job: Job, token: int) -> Iterator[PlannedRun]:
     """First the run that was left unfinished under these settings, if any, then a new one for what else needs work.
 
     The second is planned when the caller asks for it, after the first is finished, so that it sees its rows.
+
+    Args:
+        job: what to fuse.
+        token: of the lock that the caller holds on the destination.
 
     Raises:
         ConfigurationError: the prior or the sources cannot be used as the job names them.
         StorageError: a source or the destination cannot be reached.
     """
+    settings = new_settings(job, token)
+    dest = settings.run.dest
+    left = unfinished_run(dest)
+    if left is not None:
+        old = read_settings(left)
+        # Under other settings, what it committed counts, and what it had left is planned anew.
+        if (old.config_hash, old.job.method_name, old.job.sources) == (
+            settings.config_hash, job.method_name, job.sources
+        ):  # fmt: skip
+            sweep_temporaries(dest)
+            yield _pending(replace(old, job=job, token=token), resumed=True)
+            # Named after the run that it comes after.
+            settings = replace(settings, run=new_run(dest))
+    with scratch_folder() as scratch:
+        planned = plan_new(job, settings.config_hash, scratch)
+        if planned.manifest.rows:
+            write_settings(settings)
+            write_plan(settings.run, planned)
+            write_manifest(settings.run, planned.manifest.path)
+    if planned.manifest.rows:
+        yield _pending(settings, resumed=False)
+
+
+def new_settings(job: Job, token: int = 0) -> RunSettings:
+    """The settings of a run that begins now; nothing is written.
+
+    Raises:
+        ConfigurationError: the prior cannot be used as the job names it.
+    """
     try:
         identity = prior_sha256(job.prior)
     except PriorError as error:
         raise ConfigurationError(f"prior: {error}") from error
-    config_hash = job.config_hash(identity)
-    dest = absolute(job.out)
-    left = unfinished_run(dest)
-    if left is not None:
-        settings = read_settings(left)
-        # Under other settings, what it committed counts, and what it had left is planned anew.
-        if (settings.config_hash, settings.job.method_name, settings.job.sources) == (
-            config_hash, job.method_name, job.sources
-        ):  # fmt: skip
-            yield _pending(replace(settings, job=job), resumed=True)
-    planned = plan_new(job, config_hash)
-    if len(planned.manifest):
-        settings = RunSettings(new_run(dest), job, config_hash, identity)
-        write_settings(settings)
-        write_manifest(settings.run, planned.manifest)
-        yield _pending(settings, resumed=False)
+    return RunSettings(new_run(absolute(job.out)), job, job.config_hash(identity), identity, token)
 
 
-def plan_new(job: Job, config_hash: str) -> Plan:
+def index_archive(job: Job, scratch: Path) -> Index:
+    """What the job's sources hold now.
+
+    Raises:
+        ConfigurationError: a source holds no images, or the table of pairs is not one.
+        StorageError: a source cannot be reached.
+    """
+    if job.first is not None and job.second is not None:
+        return index_folders(job.first, job.second, scratch, job.fingerprint)
+    return index_table(job.pairs or "", scratch, job.fingerprint)
+
+
+def plan_new(job: Job, config_hash: str, scratch: Path) -> Plan:
     """Index the archive and plan what has no valid row.
+
+    Args:
+        job: what to fuse.
+        config_hash: of the job and its prior.
+        scratch: a local folder that the plan lies in.
 
     Raises:
         ConfigurationError: a source holds no images, or the table of pairs is not one.
         StorageError: a place cannot be reached.
     """
-    if job.first is not None and job.second is not None:
-        pairs = index_folders(job.first, job.second)
-    else:
-        pairs = index_table(job.pairs or "")
     return plan(
-        pairs,
-        current_rows(job.out, job.method_name),
+        index_archive(job, scratch),
+        current_batches(absolute(job.out), job.method_name, scratch),
         config_hash,
         chunk_pairs=job.chunk_pairs,
         shard_pairs=job.shard_pairs,
-        retry_rejected=job.retry_rejected,
+        scratch=scratch,
+        selection=Selection(frozenset(job.retry), job.only, job.limit, job.since),
     )
 
 
 def _pending(settings: RunSettings, resumed: bool) -> PlannedRun:
-    manifest = read_manifest(settings.run)
-    committed = {f"{shard_id}-{chunk_id}" for shard_id, chunk_id in committed_chunks(settings.run)}
-    names = pc.binary_join_element_wise(manifest["shard_id"], manifest["chunk_id"], "-").to_pylist()
-    left = manifest.filter([name not in committed for name in names])
+    left = pending_work(settings.run, committed_chunks(settings.run))
     return PlannedRun(
         settings,
-        tuple(sorted(left["shard_id"].unique().to_pylist())),
-        pairs=len(manifest),
-        pending=len(left),
+        left.shard_ids,
+        pairs=left.pairs,
+        pending=left.pending,
         resumed=resumed,
         began=time.monotonic(),
+        retries_before=retries_made(),
     )
 
 
-def fuse_here(planned: PlannedRun, prior: Prior, watcher: Watcher, stages: Stages) -> None:
-    """Fuse all shards of a run in this process, one after the other."""
+def fuse_here(planned: PlannedRun, prior: Prior, watcher: Watcher, stages: Stages, check: Callable[[], None]) -> None:
+    """Fuse all shards of a run in this process, one after the other, chunks that may kill it last.
+
+    Args:
+        check: see :func:`flows.fuse_shard.run_chunks`.
+    """
+    settings = planned.settings
+    suspects: list[Suspect] = []
     with watcher.begin(planned) as progress:
         for shard_id in planned.shard_ids:
-            run_shard(shard_chunks(planned.settings, shard_id), planned.settings, prior, progress, stages)
+            calm, more = divide(settings, shard_chunks(settings, shard_id))
+            suspects += more
+            run_chunks(calm, settings, prior, progress, stages, check)
+        run_suspects(suspects, settings, prior, progress, stages, check)
 
 
 def finish(planned: PlannedRun) -> RunSummary:
@@ -192,8 +247,14 @@ def finish(planned: PlannedRun) -> RunSummary:
     """
     run = planned.settings.run
     reconciliation = reconcile(run)
-    compact(run)
-    summary = RunSummary(planned.settings, reconciliation, planned.resumed, time.monotonic() - planned.began)
+    compact(run, planned.settings.job.method_name)
+    summary = RunSummary(
+        planned.settings,
+        reconciliation,
+        planned.resumed,
+        time.monotonic() - planned.began,
+        retries_made() - planned.retries_before,
+    )
     finish_run(
         run,
         {
@@ -204,6 +265,7 @@ def finish(planned: PlannedRun) -> RunSummary:
             "codes": dict(reconciliation.codes),
             "resumed": planned.resumed,
             "seconds": round(summary.seconds, 3),
+            "retries": summary.retries,
         },
     )
     return summary

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 
 from ddfm_core.priors import Prior, PriorError, load_prior
+from flows.stop import CheckedProgress
+from tasks.attempts import Deaths, Marks, read_deaths
 from tasks.chunk import Chunk, FusedPair, PreparedPair, Progress, RefusedPair, fuse_chunk, publish_chunk, read_chunk
 from tasks.codes import ConfigurationError
+from tasks.isolate import fuse_isolated
 from tasks.job import Job
-from tasks.manifest import committed_chunks, manifest_rows, read_manifest
+from tasks.manifest import manifest_rows, read_manifest
 from tasks.overlap import overlapped
+from tasks.results import committed_of_shard
 from tasks.settings import RunSettings
+from tasks.storage import StorageError
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,18 @@ class Stages:
         [Sequence[PreparedPair | RefusedPair], RunSettings, Prior, Progress], list[FusedPair | RefusedPair]
     ] = fuse_chunk
     publish: Callable[[Chunk, Sequence[FusedPair | RefusedPair], RunSettings, str, Progress], None] = publish_chunk
+    isolated: Callable[[Chunk, Deaths, Marks, RunSettings, Prior, Progress], None] = fuse_isolated
 
 
 PLAIN = Stages()
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A chunk that may kill its process, with what is known of earlier deaths."""
+
+    chunk: Chunk
+    deaths: Deaths
 
 
 def open_prior(job: Job) -> Prior:
@@ -50,24 +65,94 @@ def open_prior(job: Job) -> Prior:
 
 def shard_chunks(settings: RunSettings, shard_id: str) -> list[Chunk]:
     """The chunks of a shard that have no rows yet, in order."""
-    done = committed_chunks(settings.run)
-    rows = manifest_rows(read_manifest(settings.run, shard_id))
-    groups = groupby(rows, key=lambda row: row.chunk_id)
-    return [
-        Chunk(shard_id, chunk_id, tuple(members)) for chunk_id, members in groups if (shard_id, chunk_id) not in done
-    ]
+    rows = read_manifest(settings.run, shard_id)
+    done = committed_of_shard(settings.run, shard_id, set(rows["chunk_id"].unique().to_pylist()))
+    groups = groupby(manifest_rows(rows), key=lambda row: row.chunk_id)
+    return [Chunk(shard_id, chunk_id, tuple(members)) for chunk_id, members in groups if chunk_id not in done]
 
 
-def run_shard(chunks: Sequence[Chunk], settings: RunSettings, prior: Prior, progress: Progress, stages: Stages) -> None:
-    """Read, fuse and publish each chunk.
+def divide(settings: RunSettings, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Suspect]]:
+    """The chunks of one shard that can run as usual, and those in which a process died before.
+
+    Raises:
+        StorageError: the run's marks cannot be read.
+    """
+    deaths = read_deaths(settings.run, chunks[0].shard_id) if chunks else {}
+    calm, suspects = [], []
+    for chunk in chunks:
+        if chunk.chunk_id in deaths:
+            suspects.append(Suspect(chunk, deaths[chunk.chunk_id]))
+        else:
+            calm.append(chunk)
+    return calm, suspects
+
+
+def run_chunks(
+    chunks: Sequence[Chunk],
+    settings: RunSettings,
+    prior: Prior,
+    progress: Progress,
+    stages: Stages,
+    check: Callable[[], None],
+) -> None:
+    """Read, fuse and publish each chunk, with a start mark for the time that it takes.
+
+    Args:
+        check: called after each batch and before each commit; what it raises ends the work in an orderly way.
 
     Raises:
         StorageError: the destination refuses a write; chunks committed before stay committed.
     """
+    marks = Marks(settings.run)
+    mark_of: dict[tuple[str, str], str] = {}
+    checked = CheckedProgress(progress, check)
     device = str(prior.device)
-    overlapped(
-        chunks,
-        read=lambda chunk: stages.read(chunk, settings),
-        work=lambda _, pairs: stages.fuse(pairs, settings, prior, progress),
-        write=lambda chunk, pairs: stages.publish(chunk, pairs, settings, device, progress),
-    )
+
+    def read(chunk: Chunk) -> list[PreparedPair | RefusedPair]:
+        mark_of[chunk.shard_id, chunk.chunk_id] = marks.set(chunk.shard_id, chunk.chunk_id, range(len(chunk.rows)))
+        return stages.read(chunk, settings)
+
+    def publish(chunk: Chunk, pairs: Sequence[FusedPair | RefusedPair]) -> None:
+        check()
+        stages.publish(chunk, pairs, settings, device, progress)
+        marks.clear(mark_of.pop((chunk.shard_id, chunk.chunk_id)))
+
+    with _clearing(marks):
+        overlapped(
+            chunks,
+            read=read,
+            work=lambda _, pairs: stages.fuse(pairs, settings, prior, checked),
+            write=publish,
+            waiting=progress.waiting,
+        )
+
+
+def run_suspects(
+    suspects: Sequence[Suspect],
+    settings: RunSettings,
+    prior: Prior,
+    progress: Progress,
+    stages: Stages,
+    check: Callable[[], None],
+) -> None:
+    """Fuse chunks with a mark around each step on each pair; for after all others, which they may not hold up.
+
+    Those with the fewest deaths come first, for the same reason.
+
+    Raises:
+        StorageError: as :func:`run_chunks`.
+    """
+    marks = Marks(settings.run)
+    with _clearing(marks):
+        for suspect in sorted(suspects, key=lambda suspect: suspect.deaths.most):
+            stages.isolated(suspect.chunk, suspect.deaths, marks, settings, prior, CheckedProgress(progress, check))
+
+
+@contextmanager
+def _clearing(marks: Marks) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        # What ended the work is what matters; a mark that stays makes the next run careful, no more.
+        with suppress(StorageError):
+            marks.clear_all()

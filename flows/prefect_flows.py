@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefect import flow, task
@@ -24,13 +25,20 @@ from prefect.states import Completed, Failed
 
 from ddfm_core.priors import Prior
 from flows.dispatch import dispatch_shards
-from flows.fuse_archive import PlannedRun, RunSummary, Watcher, finish, fuse_here, plan_runs
-from flows.fuse_shard import Stages, open_prior, run_shard, shard_chunks
-from tasks.chunk import Progress, fuse_chunk, publish_chunk, read_chunk
+from flows.fuse_archive import PlannedRun, RunSummary, Watcher, check_inputs, finish, fuse_here, plan_runs
+from flows.fuse_shard import Stages, divide, open_prior, run_chunks, run_suspects, shard_chunks
+from flows.heartbeat import Heartbeat
+from flows.places import load_places
+from flows.stop import StopSignal, in_thread
+from tasks.chunk import Chunk, Progress, fuse_chunk, publish_chunk, read_chunk
 from tasks.codes import ConfigurationError
-from tasks.job import Job
-from tasks.manifest import ResultRow, RunFolder
-from tasks.settings import read_settings
+from tasks.isolate import fuse_isolated
+from tasks.job import Job, Place
+from tasks.lock import BorrowedLock, hold
+from tasks.run_folder import RunFolder
+from tasks.schemas import ResultRow
+from tasks.settings import RunSettings, read_settings
+from tasks.storage import absolute
 
 logger = logging.getLogger(__name__)
 
@@ -44,23 +52,33 @@ PREFECT_STAGES = Stages(
     read=_stage(read_chunk, "read-chunk"),
     fuse=_stage(fuse_chunk, "fuse-chunk"),
     publish=_stage(publish_chunk, "publish-chunk"),
+    isolated=_stage(fuse_isolated, "fuse-isolated"),
 )
 
 
 class LogProgress:
-    """Progress of a run that nobody watches at a terminal: a log line per committed chunk."""
+    """Progress of a run that nobody watches at a terminal: a log line every half minute. Thread-safe."""
 
     def __init__(self, pairs: int) -> None:
-        self.pairs = pairs
-        self.done = 0
+        self.heartbeat = Heartbeat(pairs)
+        self.lock = threading.Lock()
 
     def fused(self, pairs: int) -> None:
-        """Not logged; commits are."""
+        """``pairs`` more pairs left the network."""
+        with self.lock:
+            self.heartbeat.done += pairs
+            if self.heartbeat.is_due():
+                logger.info("%s", self.heartbeat.line())
 
     def committed(self, rows: Sequence[ResultRow]) -> None:
-        """One line."""
-        self.done += len(rows)
-        logger.info("%d of %d pairs done", self.done, self.pairs)
+        """These rows are on disk."""
+        with self.lock:
+            self.heartbeat.count(rows)
+
+    def waiting(self, read: int, publish: int) -> None:
+        """So many chunks wait before and behind the network."""
+        with self.lock:
+            self.heartbeat.queues = (read, publish)
 
 
 @dataclass(frozen=True)
@@ -90,19 +108,30 @@ async def fuse_archive(job: Job) -> State[None]:
     were rejected or a few failed; Failed above the job's ``failed_share``, or by an exception when a place cannot
     be reached or a row is missing.
     """
+    await load_places(job.places)
+    await asyncio.to_thread(check_inputs, job)
     summaries: list[RunSummary] = []
     prior: Prior | None = None
-    plans = plan_runs(job)
-    while (planned := await asyncio.to_thread(next, plans, None)) is not None:
-        if job.deployment:
-            with watcher.get().begin(planned) as progress:
-                await dispatch_shards(planned, progress)
-        else:
-            if prior is None:
-                prior = await asyncio.to_thread(open_prior, job)
-            await asyncio.to_thread(fuse_here, planned, prior, watcher.get(), PREFECT_STAGES)
-        summaries.append(await asyncio.to_thread(finish, planned))
-        watcher.get().finish(summaries[-1])
+    stop = StopSignal()
+    with ExitStack() as stack:
+        holding = hold(absolute(job.out), job.wait, check=stop.check)
+        lock = await in_thread(stop, stack.enter_context, holding)
+
+        def check() -> None:
+            stop.check()
+            lock.check()
+
+        plans = plan_runs(job, lock.token)
+        while (planned := await in_thread(stop, next, plans, None)) is not None:
+            if job.deployment:
+                with watcher.get().begin(planned) as progress:
+                    await dispatch_shards(planned, progress)
+            else:
+                if prior is None:
+                    prior = await asyncio.to_thread(open_prior, job)
+                await in_thread(stop, fuse_here, planned, prior, watcher.get(), PREFECT_STAGES, check)
+            summaries.append(await asyncio.to_thread(finish, planned))
+            watcher.get().finish(summaries[-1])
     return await _final_state(job, summaries)
 
 
@@ -118,19 +147,22 @@ async def _final_state(job: Job, summaries: Sequence[RunSummary]) -> State[None]
 
 
 @flow(name="fuse-shard", persist_result=False)
-async def fuse_shard(dest: str, run_id: str, shard_id: str) -> State[None]:
+async def fuse_shard(dest: str, run_id: str, shard_id: str, token: int, places: dict[str, Place]) -> State[None]:
     """Fuse what is left of one shard of a planned run.
 
     Args:
         dest: destination of the run, as this machine reaches it.
         run_id: its folder below DEST/_ddfm/runs.
         shard_id: as in its manifest.
+        token: of the lock that the parent holds on the destination.
+        places: of the job, by which the destination is reached.
 
     Raises:
         ConfigurationError: this machine's prior is not the one that the run was planned with.
         StorageError: the run cannot be read, or its destination not be written.
     """
-    settings = await asyncio.to_thread(read_settings, RunFolder(dest, run_id))
+    await load_places(places)
+    settings = replace(await asyncio.to_thread(read_settings, RunFolder(dest, run_id)), token=token)
     chunks = await asyncio.to_thread(shard_chunks, settings, shard_id)
     pairs = sum(len(chunk.rows) for chunk in chunks)
     if chunks:
@@ -140,8 +172,21 @@ async def fuse_shard(dest: str, run_id: str, shard_id: str) -> State[None]:
                 f"prior: {settings.job.prior} on this machine is not the file that run {run_id} was planned with "
                 f"({prior.sha256[:12]} instead of {settings.prior_sha256[:12]}); install the same one everywhere"
             )
-        await asyncio.to_thread(run_shard, chunks, settings, prior, LogProgress(pairs), PREFECT_STAGES)
+        stop, lock = StopSignal(), BorrowedLock(dest, token)
+
+        def check() -> None:
+            stop.check()
+            lock.check()
+
+        await in_thread(stop, _fuse_chunks, settings, chunks, prior, check)
     return Completed(message=f"{pairs} pairs done")
+
+
+def _fuse_chunks(settings: RunSettings, chunks: Sequence[Chunk], prior: Prior, check: Callable[[], None]) -> None:
+    progress = LogProgress(sum(len(chunk.rows) for chunk in chunks))
+    calm, suspects = divide(settings, chunks)
+    run_chunks(calm, settings, prior, progress, PREFECT_STAGES, check)
+    run_suspects(suspects, settings, prior, progress, PREFECT_STAGES, check)
 
 
 def run_as_flow(job: Job, follower: Watcher) -> None:

@@ -6,33 +6,30 @@ import json
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from rich import progress
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from flows.fuse_archive import PlannedRun, RunSummary, run_archive
+from flows.heartbeat import Heartbeat
 from tasks.chunk import Progress
 from tasks.codes import Status
+from tasks.current import current_batches, history_batches, methods
 from tasks.job import Job
-from tasks.manifest import (
-    ReconcileError,
-    ResultRow,
-    RunFolder,
-    current_rows,
-    list_runs,
-    read_manifest,
-    read_results,
-)
+from tasks.lock import read_lock
+from tasks.manifest import chunk_sizes
+from tasks.overview import PROBLEM_COLUMNS, Overview, overview
+from tasks.results import ReconcileError, result_batches
+from tasks.run_folder import RunFolder, list_runs
+from tasks.schemas import ResultRow
+from tasks.scratch import scratch_folder
 from tasks.storage import StorageError, absolute, exists, join, read_needed
 
-HEARTBEAT_SECONDS = 30.0
 SHOWN_PROBLEMS = 10
 PAPER_METRICS = ("EN", "SD", "MI", "VIF", "Qabf", "SSIM")
 
@@ -42,10 +39,7 @@ class TerminalProgress:
 
     def __init__(self, console: Console, pairs: int) -> None:
         self.console = console
-        self.pairs = pairs
-        self.done = 0
-        self.problems: Counter[str] = Counter()
-        self.began = self.spoke = time.monotonic()
+        self.heartbeat = Heartbeat(pairs)
         self.lock = threading.Lock()
         self.bar = progress.Progress(
             progress.TextColumn("fusing"),
@@ -71,25 +65,21 @@ class TerminalProgress:
     def fused(self, pairs: int) -> None:
         """``pairs`` more pairs left the network."""
         with self.lock:
-            self.done += pairs
-            self.bar.update(self.task, completed=self.done)
-            now = time.monotonic()
-            if not self.console.is_terminal and now - self.spoke > HEARTBEAT_SECONDS:
-                self.spoke = now
-                rate = self.done / (now - self.began)
-                left = (self.pairs - self.done) / rate
-                self.console.print(
-                    f"{self.done} of {self.pairs} pairs, {rate:.2f} pairs/s, {left:.0f} s left{self._note()}"
-                )
+            self.heartbeat.done += pairs
+            self.bar.update(self.task, completed=self.heartbeat.done)
+            if not self.console.is_terminal and self.heartbeat.is_due():
+                self.console.print(self.heartbeat.line())
 
     def committed(self, rows: Sequence[ResultRow]) -> None:
         """These rows are on disk."""
         with self.lock:
-            self.problems.update(row.status for row in rows if row.status != Status.OK)
-            self.bar.update(self.task, note=self._note())
+            self.heartbeat.count(rows)
+            self.bar.update(self.task, note=self.heartbeat.problem_note())
 
-    def _note(self) -> str:
-        return "".join(f", {count} {status}" for status, count in sorted(self.problems.items()))
+    def waiting(self, read: int, publish: int) -> None:
+        """So many chunks wait before and behind the network."""
+        with self.lock:
+            self.heartbeat.queues = (read, publish)
 
 
 def make_console() -> Console:
@@ -117,31 +107,29 @@ class TerminalWatcher:
         """Print the outcome, the means of the metrics, what was not fused, and where things lie."""
         self.summaries.append(summary)
         run = summary.settings.run
-        rows = read_results(run)
-        self.console.print(f"\n{summary.sentence()}; {summary.seconds:.0f} s")
-        fused = rows.filter(pc.equal(rows["status"], Status.OK))
-        if len(fused):
-            means = {name: pc.mean(fused[name].filter(pc.is_finite(fused[name]))).as_py() for name in PAPER_METRICS}
-            self.console.print("means: " + "  ".join(f"{name} {_figure(mean)}" for name, mean in means.items()))
-        print_problems(self.console, rows)
+        with scratch_folder() as scratch:
+            rows = history_batches(run, scratch, [*PROBLEM_COLUMNS, *PAPER_METRICS])
+            seen = overview(rows, PAPER_METRICS, SHOWN_PROBLEMS)
+        retries = f"; {summary.retries} requests to storage were repeated" if summary.retries else ""
+        self.console.print(f"\n{summary.sentence()}; {summary.seconds:.0f} s{retries}")
+        if seen.statuses.get(Status.OK):
+            means = (f"{name} {_figure(seen.means.get(name))}" for name in PAPER_METRICS)
+            self.console.print("means: " + "  ".join(means))
+        print_problems(self.console, seen)
         self.console.print(f"pictures  {join(run.dest, 'fused', summary.settings.job.method_name)}")
         self.console.print(f"table     {run.metrics_uri}")
 
 
-def print_problems(console: Console, rows: pa.Table) -> None:
+def print_problems(console: Console, seen: Overview) -> None:
     """A table of the pairs that were not fused, the first few of each code, with what to do."""
-    problems = rows.filter(pc.not_equal(rows["status"], Status.OK)).select(["status", "code", "pair_key", "message"])
-    if not len(problems):
+    if not seen.problems:
         return
     table = Table(title="not fused", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("status", "code", "pair", "message"):
         table.add_column(column, overflow="fold")
-    shown: Counter[str] = Counter()
-    for row in problems.to_pylist():
-        shown[row["code"]] += 1
-        if shown[row["code"]] <= SHOWN_PROBLEMS:
-            table.add_row(row["status"], row["code"], escape(row["pair_key"]), escape(row["message"]))
-    for code, count in shown.items():
+    for row in seen.problems:
+        table.add_row(row["status"], row["code"], escape(row["pair_key"]), escape(row["message"]))
+    for code, count in seen.codes.items():
         if count > SHOWN_PROBLEMS:
             table.add_row("", code, f"... {count - SHOWN_PROBLEMS} more", "")
     console.print(table)
@@ -168,10 +156,10 @@ def fuse_on_terminal(job: Job, prefect: bool) -> int:
         print("ddfm: what is committed stays; run the same command again to go on", file=sys.stderr)
         return 3
     if not watcher.summaries:
-        rows = current_rows(absolute(job.out), job.method_name)
-        counts = Counter(rows["status"].to_pylist())
-        told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        console.print(f"nothing to do: 0 pairs planned, {len(rows)} are settled ({told}); {_since(began)}")
+        with scratch_folder() as scratch:
+            seen = overview(current_batches(absolute(job.out), job.method_name, scratch, PROBLEM_COLUMNS))
+        told = ", ".join(f"{count} {status}" for status, count in sorted(seen.statuses.items()))
+        console.print(f"nothing to do: 0 pairs planned, {seen.rows} are settled ({told}); {_since(began)}")
         return 0
     if any(summary.failed for summary in watcher.summaries):
         return 3
@@ -193,12 +181,20 @@ def print_status(destination: str) -> int:
         for run in runs:
             table.add_row(*_status_line(run))
         console.print(table)
-        rows = current_rows(dest, columns=None)
+        with scratch_folder() as scratch:
+            tables = (current_batches(dest, method, scratch, PROBLEM_COLUMNS) for method in methods(dest))
+            seen = overview(chain.from_iterable(tables), (), SHOWN_PROBLEMS)
+        holder = read_lock(dest)
     except StorageError as error:
         print(f"ddfm: {error}", file=sys.stderr)
         return 3
-    console.print(f"\n{len(rows)} pairs have a current row")
-    print_problems(console, rows)
+    console.print(f"\n{seen.rows} pairs have a current row")
+    if holder is not None and not holder.released:
+        console.print(
+            f"process {holder.owner.pid} on {holder.owner.host} works here since {holder.since}, "
+            f"last heard of at {holder.heartbeat_at}"
+        )
+    print_problems(console, seen)
     return 0
 
 
@@ -209,9 +205,9 @@ def _status_line(run: RunFolder) -> list[str]:
         return [run.run_id, summary["state"], str(summary["pairs"]), *counts, f"{summary['seconds']:.0f}"]
     if not exists(run.manifest_uri):
         return [run.run_id, "never planned", "", *("" for _ in Status), ""]
-    counted = Counter(read_results(run, ["status"])["status"].to_pylist())
-    pairs = len(read_manifest(run))
-    return [run.run_id, "unfinished", str(pairs), *(str(counted[status]) for status in Status), ""]
+    counted = overview(result_batches(run, PROBLEM_COLUMNS)).statuses
+    pairs = sum(count for _, count in chunk_sizes(run))
+    return [run.run_id, "unfinished", str(pairs), *(str(counted.get(status, 0)) for status in Status), ""]
 
 
 def _figure(value: float | None) -> str:

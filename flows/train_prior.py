@@ -26,8 +26,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddfm_core.denoiser import Denoiser, DenoiserConfig
+from ddfm_core.linear_denoiser import mean_spectrum
+from ddfm_core.priors import DenoiserPrior
 from ddfm_core.schedule import Schedule, linear_schedule
-from ddfm_core.training import Trainer, TrainingConfig, denoise, losses_per_noise_level, mean_spectrum
+from ddfm_core.training import Trainer, TrainingConfig, denoise, join_linear, losses_per_noise_level
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +93,12 @@ def judge(network: Denoiser, training: list[Tensor], judging: list[Tensor], sche
     device = next(network.parameters()).device
     level, power = (tensor.to(device) for tensor in mean_spectrum(central_crops(training, JUDGED_CROP)))
     holdout = central_crops(judging, JUDGED_CROP).to(device)
+    prior = DenoiserPrior(network, schedule)
     return {
         "psnr": {str(sigma): denoising_psnr(network, judging, sigma, schedule) for sigma in (15, 25, 50)},
         "holdout_crops": len(holdout),
         "losses": [
-            asdict(loss) for loss in losses_per_noise_level(network, holdout, level, power, schedule, JUDGED_TIMESTEPS)
+            asdict(loss) for loss in losses_per_noise_level(prior, holdout, level, power, schedule, JUDGED_TIMESTEPS)
         ],
     }
 
@@ -151,8 +154,10 @@ def train(
             # What was spent on saving and judging is not training time.
             last = time.monotonic()
     save_checkpoint(trainer, checkpoint)
-    save_prior(trainer.averaged, out / "prior.safetensors")
-    report = judge(trainer.averaged, training, judging, schedule) | {"steps": trainer.steps, "parameters": parameters}
+    crops = central_crops(training, JUDGED_CROP).to(trainer.device)
+    finished = join_linear(trainer.averaged, crops, schedule)
+    save_prior(finished, out / "prior.safetensors")
+    report = judge(finished, training, judging, schedule) | {"steps": trainer.steps, "parameters": parameters}
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +20,21 @@ from ddfm_core.priors import Prior
 from tasks.codes import Code, PairError, Status
 from tasks.fuse import Fused, SourcePair, fuse_pairs
 from tasks.job import Job
-from tasks.manifest import ManifestRow, ResultRow, commit_chunk
 from tasks.measure import measure
 from tasks.normalise import Normalisation, normalise
 from tasks.publish import encode_png
 from tasks.read.raster import Image, read_raster
 from tasks.register import on_same_grid
+from tasks.results import commit_chunk
+from tasks.schemas import ManifestRow, ResultRow
 from tasks.settings import RunSettings
-from tasks.storage import read_bytes, write_atomic
+from tasks.storage import ReadBudget, read_bytes, write_atomic
 
 logger = logging.getLogger(__name__)
+
+MOST_BYTES_PER_PIXEL: Final = 16
+MOST_OTHER_BYTES: Final = 64 << 20
+"""Of a file beside its pixels: profiles, previews, notes."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ class Progress(Protocol):
 
     def committed(self, rows: Sequence[ResultRow]) -> None:
         """These rows are on disk."""
+
+    def waiting(self, read: int, publish: int) -> None:
+        """So many chunks are read ahead of the network, so many wait to be published."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +90,27 @@ class FusedPair:
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class _EncodedPair:
+    """A measured pair whose picture is ready to be written."""
+
+    fused: FusedPair
+    figures: dict[str, float]
+    content: bytes
+    seconds_measure: float
+    seconds_encode: float
+
+
 def read_chunk(chunk: Chunk, settings: RunSettings) -> list[PreparedPair | RefusedPair]:
     """Read, check and normalise the pairs of a chunk, several at a time; in the chunk's order."""
+    budget = ReadBudget(settings.job.read_megabytes << 20)
+
+    def read(row: ManifestRow) -> PreparedPair | RefusedPair:
+        with budget.reserve((row.first_size or 0) + (row.second_size or 0)):
+            return read_pair(row, settings.job)
+
     with ThreadPoolExecutor(settings.job.readers) as pool:
-        return list(pool.map(lambda row: _read_pair(row, settings.job), chunk.rows))
+        return list(pool.map(read, chunk.rows))
 
 
 def fuse_chunk(
@@ -94,44 +119,43 @@ def fuse_chunk(
     """Fuse what could be read; the refused ones pass through in their place."""
     prepared = [pair for pair in pairs if isinstance(pair, PreparedPair)]
     progress.fused(len(pairs) - len(prepared))
-    outcomes = fuse_pairs(
-        [pair.sources for pair in prepared],
-        prior,
-        settings.job.fusion_config(),
-        settings.job.batch,
-        time.perf_counter,
-        progress.fused,
-    )
-    by_key = {pair.row.pair_key: outcome for pair, outcome in zip(prepared, outcomes, strict=True)}
+    fused = iter(fuse_prepared(prepared, settings, prior, progress.fused))
+    return [pair if isinstance(pair, RefusedPair) else next(fused) for pair in pairs]
 
-    def result(pair: PreparedPair | RefusedPair) -> FusedPair | RefusedPair:
-        if isinstance(pair, RefusedPair):
-            return pair
-        outcome = by_key[pair.row.pair_key]
-        if isinstance(outcome, Fused):
-            return FusedPair(pair, outcome.image, outcome.seconds)
-        return RefusedPair(pair.row, outcome.code, str(outcome))
 
-    return [result(pair) for pair in pairs]
+def fuse_prepared(
+    pairs: Sequence[PreparedPair], settings: RunSettings, prior: Prior, on_fused: Callable[[int], None]
+) -> list[FusedPair | RefusedPair]:
+    """Fuse these pairs; ``on_fused`` is told the size of each batch when it is done."""
+    sources = [pair.sources for pair in pairs]
+    job = settings.job
+    outcomes = fuse_pairs(sources, prior, job.fusion_config(), job.batch, time.perf_counter, on_fused)
+    return [
+        FusedPair(pair, outcome.image, outcome.seconds)
+        if isinstance(outcome, Fused)
+        else RefusedPair(pair.row, outcome.code, str(outcome))
+        for pair, outcome in zip(pairs, outcomes, strict=True)
+    ]
 
 
 def publish_chunk(
     chunk: Chunk, pairs: Sequence[FusedPair | RefusedPair], settings: RunSettings, device: str, progress: Progress
 ) -> None:
-    """Measure and write the pictures, then commit the chunk's rows.
+    """Measure and write the pictures, several at a time, then commit the chunk's rows.
 
     Raises:
         StorageError: the destination refuses a write; nothing of the chunk is committed then.
     """
-    rows = [
-        _refused_row(pair, settings, device) if isinstance(pair, RefusedPair) else _publish(pair, settings, device)
-        for pair in pairs
-    ]
+    with ThreadPoolExecutor(settings.job.readers) as pool:
+        # What computes stays in this thread; the pool waits for the store.
+        writing = [pool.submit(_write, _encode(pair, settings.job), settings, device) for pair in pairs]
+        rows = [written.result() for written in writing]
     commit_chunk(settings.run, chunk.shard_id, chunk.chunk_id, rows)
     progress.committed(rows)
 
 
-def _read_pair(row: ManifestRow, job: Job) -> PreparedPair | RefusedPair:
+def read_pair(row: ManifestRow, job: Job) -> PreparedPair | RefusedPair:
+    """Read, check and normalise one pair; whatever is wrong with it comes back as a refusal."""
     if row.code is not None:
         return RefusedPair(row, row.code, row.message)
     if row.first_uri is None or row.second_uri is None:
@@ -139,9 +163,11 @@ def _read_pair(row: ManifestRow, job: Job) -> PreparedPair | RefusedPair:
     side = "first"
     try:
         began = time.perf_counter()
+        _check_size(row.first_size, job.max_pixels)
         first_bytes, second_bytes = read_bytes(row.first_uri), b""
         first = read_raster(first_bytes, max_pixels=job.max_pixels)
         side = "second"
+        _check_size(row.second_size, job.max_pixels)
         second_bytes = read_bytes(row.second_uri)
         second = read_raster(second_bytes, max_pixels=job.max_pixels)
         read = time.perf_counter()
@@ -153,6 +179,13 @@ def _read_pair(row: ManifestRow, job: Job) -> PreparedPair | RefusedPair:
         return RefusedPair(row, Code.OUT_OF_MEMORY, f"{Code.OUT_OF_MEMORY.sentence} ({error})")
     except Exception as error:  # noqa: BLE001 - a fault of ours in one pair must not cost the others
         return _unexpected(row, error)
+
+
+def _check_size(size: int | None, max_pixels: int) -> None:
+    """No picture within the limit needs a file so large, and a larger one must not fill the memory first."""
+    limit = MOST_BYTES_PER_PIXEL * max_pixels + MOST_OTHER_BYTES
+    if size is not None and size > limit:
+        raise PairError(Code.TOO_LARGE, f"{size} bytes; at most {limit} are read")
 
 
 def _unexpected(row: ManifestRow, error: Exception) -> RefusedPair:
@@ -181,27 +214,48 @@ def _prepare(
     )
 
 
-def _publish(pair: FusedPair, settings: RunSettings, device: str) -> ResultRow:
-    prepared, row = pair.prepared, pair.prepared.row
+def publish_pair(pair: FusedPair | RefusedPair, settings: RunSettings, device: str) -> ResultRow:
+    """Measure one fused pair, write its picture, and make its row; a refused pair only has its row.
+
+    Raises:
+        StorageError: the destination refuses the picture.
+    """
+    return _write(_encode(pair, settings.job), settings, device)
+
+
+def _encode(pair: FusedPair | RefusedPair, job: Job) -> _EncodedPair | RefusedPair:
+    if isinstance(pair, RefusedPair):
+        return pair
+    sources = pair.prepared.sources
     began = time.perf_counter()
     try:
-        figures = measure(pair.image, prepared.sources.first, prepared.sources.second)
+        figures = measure(pair.image, sources.first, sources.second)
         measured = time.perf_counter()
-        content = encode_png(pair.image, settings.job.bit_depth)
+        content = encode_png(pair.image, job.bit_depth)
     except PairError as error:
-        return _refused_row(RefusedPair(row, error.code, str(error)), settings, device)
+        return RefusedPair(pair.prepared.row, error.code, str(error))
     except Exception as error:  # noqa: BLE001 - as above
-        return _refused_row(_unexpected(row, error), settings, device)
-    uri = settings.output_uri(row.pair_key)
-    write_atomic(uri, content)
+        return _unexpected(pair.prepared.row, error)
+    return _EncodedPair(pair, figures, content, measured - began, time.perf_counter() - measured)
+
+
+def _write(pair: _EncodedPair | RefusedPair, settings: RunSettings, device: str) -> ResultRow:
+    if isinstance(pair, RefusedPair):
+        return ResultRow(
+            **_common_columns(pair.row, settings, device), status=pair.code.status, code=pair.code, message=pair.message
+        )
+    prepared, image = pair.fused.prepared, pair.fused.image
+    uri = settings.output_uri(prepared.row.pair_key)
+    began = time.perf_counter()
+    write_atomic(uri, pair.content)
     return ResultRow(
-        **_common_columns(row, settings, device),
+        **_common_columns(prepared.row, settings, device),
         n_slices=1,
-        height=pair.image.shape[1],
-        width=pair.image.shape[2],
+        height=image.shape[1],
+        width=image.shape[2],
         status=Status.OK,
         output_uri=uri,
-        output_sha256=hashlib.sha256(content).hexdigest(),
+        output_sha256=hashlib.sha256(pair.content).hexdigest(),
         normalisation_first_rule=prepared.normalisation_first.rule,
         normalisation_first_lo=prepared.normalisation_first.lo,
         normalisation_first_hi=prepared.normalisation_first.hi,
@@ -212,16 +266,10 @@ def _publish(pair: FusedPair, settings: RunSettings, device: str) -> ResultRow:
         registration_decision=prepared.registration_decision,
         seconds_read=prepared.seconds_read,
         seconds_normalise=prepared.seconds_normalise,
-        seconds_fuse=pair.seconds,
-        seconds_measure=measured - began,
-        seconds_publish=time.perf_counter() - measured,
-        metrics=figures,
-    )
-
-
-def _refused_row(pair: RefusedPair, settings: RunSettings, device: str) -> ResultRow:
-    return ResultRow(
-        **_common_columns(pair.row, settings, device), status=pair.code.status, code=pair.code, message=pair.message
+        seconds_fuse=pair.fused.seconds,
+        seconds_measure=pair.seconds_measure,
+        seconds_publish=pair.seconds_encode + time.perf_counter() - began,
+        metrics=pair.figures,
     )
 
 
@@ -241,6 +289,7 @@ def _common_columns(row: ManifestRow, settings: RunSettings, device: str) -> dic
         "first_fingerprint": row.first_fingerprint,
         "second_fingerprint": row.second_fingerprint,
         "attempt": row.attempt,
+        "lock_token": settings.token,
         "seed": job.seed,
         "steps": job.steps,
         "mode": job.mode,

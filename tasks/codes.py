@@ -25,6 +25,7 @@ class Code(StrEnum):
     AMBIGUOUS_PAIR = "ambiguous_pair"
     MISSING_SOURCE = "missing_source"
     NAME_UNUSABLE = "name_unusable"
+    VANISHED = "vanished"
     DECODE_FAILED = "decode_failed"
     TRUNCATED = "truncated"
     MULTI_PAGE = "multi_page"
@@ -40,6 +41,7 @@ class Code(StrEnum):
     WRITE_FAILED = "write_failed"
     OUT_OF_MEMORY = "out_of_memory"
     FUSION_FAILED = "fusion_failed"
+    PROCESS_DIED = "process_died"
     INTERNAL_ERROR = "internal_error"
 
     @property
@@ -59,6 +61,7 @@ _STATUS_AND_SENTENCE: dict[Code, tuple[Status, str]] = {
     Code.AMBIGUOUS_PAIR: (Status.REJECTED, "Several files of one side share this stem; keep one of them."),
     Code.MISSING_SOURCE: (Status.REJECTED, "The file is listed but does not exist; restore it or correct the table."),
     Code.NAME_UNUSABLE: (Status.REJECTED, "The name cannot be given to a result; rename the file or change its key."),
+    Code.VANISHED: (Status.SKIPPED, "Its sources are gone and its picture was pruned; restore them to fuse it again."),
     Code.DECODE_FAILED: (Status.REJECTED, "The bytes are not an image of a known format; replace the file."),
     Code.TRUNCATED: (Status.REJECTED, "The image ends before its data does; copy it again from its origin."),
     Code.MULTI_PAGE: (Status.REJECTED, "The file holds several pages or frames; split it into single images."),
@@ -74,6 +77,7 @@ _STATUS_AND_SENTENCE: dict[Code, tuple[Status, str]] = {
     Code.WRITE_FAILED: (Status.FAILED, "Writing the result failed; check space and access, then run again."),
     Code.OUT_OF_MEMORY: (Status.FAILED, "Memory ran out on this pair; use a smaller batch or a larger machine."),
     Code.FUSION_FAILED: (Status.FAILED, "The fusion gave values that are not finite; check the prior."),
+    Code.PROCESS_DIED: (Status.FAILED, "The process died twice at work on this pair; mend it, then --retry failed."),
     Code.INTERNAL_ERROR: (Status.FAILED, "An unexpected error; please report it with the message beside this code."),
 }
 

@@ -53,20 +53,23 @@ def fuse_pairs(
         clock: seconds, such as ``time.perf_counter``.
         on_fused: told the number of pairs that a batch has finished.
     """
+    results: dict[int, Fused | PairError] = {}
+    for group in batches_of_one_size(pairs, batch):
+        began = clock()
+        fused = _fuse_batch([pairs[index] for index in group], prior, config)
+        seconds = (clock() - began) / len(group)
+        for index, outcome in zip(group, fused, strict=True):
+            results[index] = outcome if isinstance(outcome, PairError) else Fused(outcome, seconds)
+        on_fused(len(group))
+    return [results[index] for index in range(len(pairs))]
+
+
+def batches_of_one_size(pairs: Sequence[SourcePair], batch: int) -> list[list[int]]:
+    """Which pairs :func:`fuse_pairs` puts together, by their index in ``pairs``, in the order of the work."""
     buckets: defaultdict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = defaultdict(list)
     for index, pair in enumerate(pairs):
         buckets[pair.first.shape, pair.second.shape].append(index)
-    results: dict[int, Fused | PairError] = {}
-    for members in buckets.values():
-        for start in range(0, len(members), batch):
-            group = members[start : start + batch]
-            began = clock()
-            fused = _fuse_batch([pairs[index] for index in group], prior, config)
-            seconds = (clock() - began) / len(group)
-            for index, outcome in zip(group, fused, strict=True):
-                results[index] = outcome if isinstance(outcome, PairError) else Fused(outcome, seconds)
-            on_fused(len(group))
-    return [results[index] for index in range(len(pairs))]
+    return [members[start : start + batch] for members in buckets.values() for start in range(0, len(members), batch)]
 
 
 def _fuse_batch(group: list[SourcePair], prior: Prior, config: FusionConfig) -> list[NDArray[np.float32] | PairError]:

@@ -8,14 +8,27 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ddfm_core.fusion import ALGORITHM_VERSION, FusionConfig
 from tasks.codes import ConfigurationError
-from tasks.storage import absolute
+from tasks.storage import PlaceOptions, absolute
 
 PLACE = "A folder or any fsspec URL such as s3://bucket/prefix."
 ValueRange = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
+
+
+class Place(PlaceOptions):
+    """How the S3 places below one prefix are reached, as a job file may say it: without secrets."""
+
+    credentials_block: str | None = Field(
+        None,
+        description="Name of a Prefect Secret block with access_key_id, secret_access_key and perhaps session_token.",
+    )
+
+    @property
+    def _sources_of_credentials(self) -> tuple[str, ...]:
+        return (*super()._sources_of_credentials, "credentials_block")
 
 
 class Job(BaseModel):
@@ -78,14 +91,34 @@ class Job(BaseModel):
     batch: int = Field(4, ge=1, description="Pairs of one size that go through the network together.")
     chunk_pairs: int = Field(16, ge=1, description="Pairs committed together: the most that a kill can cost twice.")
     shard_pairs: int = Field(2048, ge=1, description="Pairs per dispatched flow run; size it for minutes of work.")
-    readers: int = Field(4, ge=1, le=64, description="Pairs read at the same time.")
+    readers: int = Field(4, ge=1, le=64, description="Pairs read, and pictures written, at the same time.")
+    read_megabytes: int = Field(512, ge=1, description="Source files held in memory while they are decoded, together.")
     deployment: str | None = Field(
         None,
         pattern=r"^[^/]+/[^/]+$",
         description="Send shards to this Prefect deployment, such as fuse-shard/gpu. Default: fuse in this process.",
     )
+    wait: bool = Field(
+        False, description="When another run works on this destination: wait for its end instead of refusing."
+    )
+    places: dict[str, Place] = Field(
+        default_factory=dict,
+        description="How S3 places are reached, by prefix of their URL; by default as the environment says. "
+        "s3://archive: {endpoint_url: https://s3.example.org, credentials_variables: LAB_}",
+    )
     window: int = Field(4, ge=1, description="Shards at a time on the work pool.")
-    retry_rejected: bool = Field(False, description="Look again at pairs rejected before, although nothing changed.")
+    fingerprint: Literal["stat", "content"] = Field(
+        "stat",
+        description="How a changed source is known: stat by size and time or ETag, content by reading all its bytes.",
+    )
+    retry: tuple[Literal["rejected", "failed"], ...] = Field(
+        (), description="Look again at pairs rejected before, or failed three times, although nothing changed."
+    )
+    only: tuple[str, ...] = Field((), description="Only pairs whose key matches one of these patterns, such as a/*.")
+    limit: int | None = Field(None, ge=0, description="Fuse at most so many pairs in a run, the first by key.")
+    since: AwareDatetime | None = Field(
+        None, description="Only pairs of which one source was modified at this time or later: 2026-01-31T00:00:00Z."
+    )
     failed_share: float = Field(
         0.05, ge=0, le=1, description="The run counts as failed when a larger share of its pairs failed."
     )
@@ -157,6 +190,12 @@ def make_job(settings: Mapping[str, Any]) -> Job:
 def _sentence(settings: Mapping[str, Any], detail: Any) -> str:
     field = str(detail["loc"][0]) if detail["loc"] else "job"
     message = str(detail["msg"]).removeprefix("Value error, ")
+    if field == "places":
+        where = ".".join(map(str, detail["loc"]))
+        if detail["type"] == "extra_forbidden":
+            return f"{where}: there is no such field; the fields are {', '.join(Place.model_fields)}"
+        # What was given is not repeated: somebody may have written a secret there.
+        return f"{where}: {message}"
     if detail["type"] == "extra_forbidden":
         names = ", ".join(info.alias or name for name, info in Job.model_fields.items())
         return f"{field}: there is no such field; the fields are {names}"
@@ -191,6 +230,6 @@ def job_template() -> str:
         if field in examples:
             lines += [f"{field}: {examples[field]}", ""]
         else:
-            value = "null" if info.default is None else json.dumps(info.default)
+            value = json.dumps(info.get_default(call_default_factory=True))
             lines += [f"# {field}: {value}", ""]
     return "\n".join(lines)

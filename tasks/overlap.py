@@ -19,12 +19,14 @@ def overlapped(
     work: Callable[[Item, Read], Worked],
     write: Callable[[Item, Worked], None],
     depth: int = 2,
+    waiting: Callable[[int, int], None] = lambda _read, _written: None,
 ) -> None:
     """Run ``write(item, work(item, read(item)))`` for each item, in order.
 
     ``work`` runs in the caller's thread; ``read`` runs ahead of it and ``write`` behind it, each in one thread of
     its own and by at most ``depth`` items, which bounds what waits in memory. The caller's context variables are
-    there in both threads. The first exception of any stage ends the loop and is raised; writes that were handed
+    there in both threads. ``waiting`` is told before each ``work`` how many items were read ahead and how many are
+    still to be written. The first exception of any stage ends the loop and is raised; writes that were handed
     over before it are finished first, so that what is done stays done.
     """
     upcoming = iter(items)
@@ -47,6 +49,7 @@ def overlapped(
                 item, future = reading.popleft()
                 content = future.result()
                 read_ahead()
+                waiting(sum(ahead.done() for _, ahead in reading), sum(not behind.done() for behind in writing))
                 worked = work(item, content)
                 del content
                 writing.append(writer.submit(contextvars.copy_context().run, write, item, worked))
@@ -56,5 +59,5 @@ def overlapped(
             for pending in writing:
                 pending.result()
         finally:
-            for _, waiting in reading:
-                waiting.cancel()
+            for _, ahead in reading:
+                ahead.cancel()

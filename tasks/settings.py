@@ -10,7 +10,7 @@ from importlib.metadata import version
 from ddfm_core.fusion import ALGORITHM_VERSION
 from tasks.codes import ConfigurationError
 from tasks.job import Job, make_job
-from tasks.manifest import RunFolder
+from tasks.run_folder import RunFolder
 from tasks.storage import join, read_needed, write_atomic
 
 PACKAGES = ("ddfm-pipeline", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "pyarrow", "prefect")
@@ -18,12 +18,17 @@ PACKAGES = ("ddfm-pipeline", "torch", "numpy", "pillow", "tifffile", "imagecodec
 
 @dataclass(frozen=True)
 class RunSettings:
-    """A job in one run folder, with the identity of its prior."""
+    """A job in one run folder, with the identity of its prior.
+
+    Attributes:
+        token: of the lock of the destination under which this process works; 0 where nothing is written.
+    """
 
     run: RunFolder
     job: Job
     config_hash: str
     prior_sha256: str
+    token: int = 0
 
     def output_uri(self, pair_key: str) -> str:
         """Where the fused picture of a pair lies."""

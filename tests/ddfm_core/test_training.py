@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from ddfm_core.denoiser import Denoiser, DenoiserConfig
+from ddfm_core.linear_denoiser import mean_spectrum
+from ddfm_core.priors import DenoiserPrior
 from ddfm_core.schedule import linear_schedule
 from ddfm_core.training import (
     Trainer,
     TrainingConfig,
     denoise,
     losses_per_noise_level,
-    mean_spectrum,
     prediction_to_x0,
     sample_crops,
     sample_timesteps,
@@ -120,7 +121,8 @@ def test_the_wiener_filter_reaches_its_theoretical_loss_on_gaussian_pictures():
     level, measured = mean_spectrum(pictures)
     timestep = 400
     sigma = float(SCHEDULE.sigmas[timestep])
-    (loss,) = losses_per_noise_level(Denoiser(NETWORK), pictures, level, measured, SCHEDULE, [timestep])
+    prior = DenoiserPrior(Denoiser(NETWORK), SCHEDULE)
+    (loss,) = losses_per_noise_level(prior, pictures, level, measured, SCHEDULE, [timestep])
     expected = float((power / (power + sigma**2)).mean())  # mean posterior variance over sigma^2
     assert loss.wiener == pytest.approx(expected, rel=0.05)
     assert math.isclose(loss.sigma, sigma)

@@ -39,7 +39,7 @@ def test_an_archive_in_shards_on_a_work_pool(prefect_api, tmp_path):
             f"{prefect_api}/flow_runs/filter", {"flows": {"name": {"any_": ["fuse-shard"]}}}
         )
         assert [entry["state_type"] for entry in children_runs] == ["COMPLETED"] * 3
-        rows = pq.read_table(root / "out/_ddfm/metrics")
+        rows = pq.read_table(root / "out/_ddfm/metrics/current")
         assert sorted(rows["pair_key"].to_pylist()) == [f"{number:03}" for number in range(12)]
         assert set(rows["shard_id"].to_pylist()) == {"0000", "0001", "0002"}
         assert set(pictures(root / "out/fused")) == set(pictures(calm / "out/fused"))

@@ -1,6 +1,8 @@
 """The whole job as plain functions: rows, pictures, what is planned again and what is not."""
 
 import io
+import json
+import os
 import subprocess
 import sys
 import time
@@ -14,8 +16,8 @@ from ddfm_core.metrics import METRIC_NAMES
 from flows.fuse_archive import run_archive
 from flows.terminal import TerminalWatcher, make_console
 from tasks.codes import Code, ConfigurationError, Status
+from tasks.current import current_rows
 from tasks.job import make_job
-from tasks.manifest import current_rows
 from tasks.storage import StorageError
 from tests.archives import ddfm, job_settings, make_archive, pictures, write_picture
 
@@ -195,6 +197,46 @@ def test_a_missing_folder_stops_the_run(tmp_path):
         run(job_settings(tmp_path, first=f"{tmp_path}/absent"))
 
 
+def test_what_a_run_is_to_look_at(tmp_path):
+    settings = job_settings(make_archive(tmp_path, 6))
+    (summary,) = run(settings | {"only": ["00[0-3]"], "limit": 2})
+    assert sorted(rows_by_key(settings)) == ["000", "001"]
+    plan = json.loads((tmp_path / f"out/_ddfm/runs/{summary.settings.run.run_id}/plan.json").read_text())
+    assert (plan["found"], plan["new"], plan["left_out"], plan["vanished"]) == (6, 2, 4, 0)
+    os.utime(tmp_path / "ir/005.png", (2e9, 2e9))
+    run(settings | {"since": "2030-01-01T00:00:00Z"})
+    assert sorted(rows_by_key(settings)) == ["000", "001", "005"]
+    assert run(settings | {"only": ["005"]}) == []
+    run(settings)
+    assert len(rows_by_key(settings)) == 6
+
+
+def test_content_decides_what_changed_on_request(tmp_path):
+    settings = job_settings(make_archive(tmp_path, 3), fingerprint="content")
+    run(settings)
+    for path in (tmp_path / "ir").iterdir():
+        path.touch()
+    assert run(settings) == []
+    write_picture(tmp_path / "ir/001.png", 99)
+    (summary,) = run(settings)
+    assert summary.reconciliation.pairs == 1
+
+
+def test_pairs_that_vanished_are_listed_and_keep_their_rows(tmp_path):
+    settings = job_settings(make_archive(tmp_path, 3))
+    run(settings)
+    for side in ("ir", "vi"):
+        (tmp_path / side / "001.png").unlink()
+    assert run(settings) == []
+    write_picture(tmp_path / "ir/002.png", 50)
+    (summary,) = run(settings)
+    vanished = pq.read_table(summary.settings.run.vanished_uri).to_pylist()
+    assert [(row["pair_key"], row["output_uri"]) for row in vanished] == [
+        ("001", f"{tmp_path}/out/fused/paper/001.png")
+    ]
+    assert rows_by_key(settings)["001"]["status"] == Status.OK
+
+
 @pytest.mark.parametrize("chunks", [0, 1, 3])
 def test_a_killed_run_is_resumed_with_the_same_bytes(tmp_path, chunks):
     calm = make_archive(tmp_path / "calm", 8)
@@ -217,6 +259,6 @@ def test_a_killed_run_is_resumed_with_the_same_bytes(tmp_path, chunks):
     answer = ddfm(*command)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert pictures(root / "out/fused") == pictures(calm / "out/fused")
-    rows = pq.read_table(root / "out/_ddfm/metrics")
+    rows = pq.read_table(root / "out/_ddfm/metrics/current")
     assert sorted(rows["pair_key"].to_pylist()) == [f"{number:03}" for number in range(8)]
     assert "nothing to do" in ddfm(*command).stdout

@@ -1,5 +1,6 @@
 import io
 import logging
+import re
 import struct
 import time
 import zlib
@@ -203,6 +204,20 @@ class TestJpeg:
         assert b"\xff\xd3" in data
         same(data, np.asarray(PIL.Image.open(io.BytesIO(data))), 8, "JPEG")
 
+    @pytest.mark.parametrize("subsampling", [0, 2])
+    @pytest.mark.parametrize("progressive", [False, True])
+    @pytest.mark.parametrize("pixels", [GREY, RGB])
+    def test_an_end_lost_between_restart_marks_is_noticed(
+        self, pixels: Pixels, progressive: bool, subsampling: int
+    ) -> None:
+        options = {"restart_marker_blocks": 1, "progressive": progressive, "subsampling": subsampling}
+        data = save(pixels, "JPEG", **options)
+        same(data, np.asarray(PIL.Image.open(io.BytesIO(data))), 8, "JPEG")
+        for kept in (1, 3, 9):
+            scan = data.rindex(b"\xff\xda")
+            marks = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", data[scan:])]
+            assert code_of(data[: scan + marks[-kept]] + b"\xff\xd9") == Code.TRUNCATED
+
     def test_a_preview_inside_and_a_tail_behind_are_ignored(self) -> None:
         plain = save(GREY, "JPEG")
         preview = save(GREY[:20, :20], "JPEG")
@@ -380,6 +395,31 @@ class TestTiff:
         (entries,) = struct.unpack_from("<H", data, directory)
         struct.pack_into("<I", data, directory + 2 + 12 * entries, directory)
         assert code_of(bytes(data)) == Code.MULTI_PAGE
+
+    @pytest.mark.parametrize("bigtiff", [False, True])
+    def test_a_lost_second_page_is_noticed(self, bigtiff: bool) -> None:
+        data = tiff(np.stack([GREY, GREY]), metadata=None, bigtiff=bigtiff)
+        assert code_of(data) == Code.MULTI_PAGE
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            second = file.pages[1].offset
+        assert code_of(data[:second]) == Code.TRUNCATED
+
+    def test_equal_tiles_may_share_their_bytes_and_others_may_not(self) -> None:
+        tiles = {273: None, 278: None, 279: None, 256: 64, 257: 64, 322: 16, 323: 16}
+        shared = handmade_tiff(bytes(256), {**tiles, 324: [250] * 16, 325: [256] * 16})
+        assert read(shared).size == (64, 64)
+        endless = handmade_tiff(bytes(90_000), {**tiles, 324: [250] * 16, 325: [80_000] * 16})
+        assert code_of(endless) == Code.DECODE_FAILED
+
+    def test_more_than_can_be_held_is_refused(self) -> None:
+        wide = np.zeros((2000, 2000, 3), np.float64)
+        assert code_of(tiff(wide, photometric="rgb", compression="zlib"), 5 * 10**6) == Code.TOO_LARGE
+        assert read(tiff(wide, photometric="rgb", compression="zlib"), 12 * 10**6).size == (2000, 2000)
+
+    def test_strips_beyond_number_are_refused(self) -> None:
+        count = 300_000
+        data = handmade_tiff(bytes(16), {256: 16, 257: count, 278: 1, 273: [8] * count, 279: [16] * count})
+        assert code_of(data, 10**7) == Code.DECODE_FAILED
 
     def test_tags_that_contradict_each_other(self) -> None:
         tiled: dict[int, int | list[int] | None] = {273: None, 278: None, 279: None, 324: 200, 325: 99, 323: 2**24}
@@ -650,7 +690,7 @@ class TestSize:
         assert time.process_time() - began < 0.5
 
     def test_a_bomb_within_a_tiff_strip_is_refused(self) -> None:
-        assert code_of(handmade_tiff(bigger_jpeg(), {259: 7})) == Code.TOO_LARGE
+        assert code_of(handmade_tiff(bigger_jpeg(), {259: 7})) == Code.DECODE_FAILED
 
     @pytest.mark.parametrize("name", SAMPLES)
     def test_the_limit_is_exact_and_nobody_elses(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

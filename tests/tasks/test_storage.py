@@ -6,8 +6,11 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,21 +21,28 @@ from botocore.exceptions import EndpointConnectionError, NoCredentialsError, Rea
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.memory import MemoryFileSystem
 
-from tasks import storage
 from tasks.codes import Code, PairError
 from tasks.storage import (
     DANGLING,
     StorageError,
     absolute,
+    create_exclusive,
     exists,
+    fetch_file,
     join,
     list_files,
     list_names,
     read_bytes,
     read_needed,
+    read_versioned,
     remove,
+    replace_if_unchanged,
+    retries,
+    retries_made,
     stat_file,
+    sweep_temporaries,
     write_atomic,
+    write_file,
 )
 
 NOBODY = 65534
@@ -51,7 +61,8 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 def as_nobody(code: str, *arguments: str) -> str:
     """Run ``code`` as a user without rights: root may read everything, so it cannot test refusals."""
-    prelude = f"import os, sys; sys.path.insert(0, {os.getcwd()!r}); from tasks.storage import *\n"  # noqa: PTH109
+    prelude = f"import os, sys; sys.path.insert(0, {os.getcwd()!r})\n"  # noqa: PTH109
+    prelude += "from tasks.storage import *; from tasks.codes import PairError\n"
     prelude += f"os.setegid({NOBODY}); os.seteuid({NOBODY})\n"
     done = subprocess.run(
         [sys.executable, "-c", prelude + code, *arguments], capture_output=True, text=True, timeout=120
@@ -271,15 +282,16 @@ class FlakyFileSystem(MemoryFileSystem):
         self._fail()
         super().pipe_file(path, value, mode, **kwargs)
 
-    def find(self, path: str, **kwargs: Any) -> Any:
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
         self._fail()
-        return super().find(path, **kwargs)
+        return super().ls(path, detail, **kwargs)
 
 
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FlakyFileSystem]]:
     fsspec.register_implementation("flaky", FlakyFileSystem, clobber=True)
-    monkeypatch.setattr(storage, "BACK_OFF_S", 0.001)
+    monkeypatch.setattr(retries, "BACK_OFF_S", 0.001)
+    monkeypatch.setattr(retries, "_answered", set())
     FlakyFileSystem.faults, FlakyFileSystem.calls = [], 0
     fsspec.filesystem("memory").pipe_file("/flaky/a.png", b"content")
     yield FlakyFileSystem
@@ -302,9 +314,11 @@ TRANSIENT: dict[str, Callable[[], BaseException]] = {
 
 @pytest.mark.parametrize("fault", TRANSIENT.values(), ids=TRANSIENT.keys())
 def test_what_may_pass_is_tried_again(flaky: type[FlakyFileSystem], fault: Callable[[], BaseException]) -> None:
-    flaky.faults = [fault() for _ in range(storage.TRIES - 1)]
+    flaky.faults = [fault() for _ in range(retries.TRIES - 1)]
+    before = retries_made()
     assert read_bytes("flaky://flaky/a.png") == b"content"
-    assert flaky.calls == storage.TRIES
+    assert flaky.calls == retries.TRIES
+    assert retries_made() - before == retries.TRIES - 1
     flaky.faults, flaky.calls = [fault()], 0
     write_atomic("flaky://flaky/b.png", b"new")
     assert flaky.calls == 2
@@ -319,12 +333,12 @@ def test_what_does_not_pass_fails(flaky: type[FlakyFileSystem], fault: Callable[
     with pytest.raises(PairError) as caught:
         read_bytes("flaky://flaky/a.png")
     assert caught.value.code == Code.READ_FAILED
-    assert flaky.calls == storage.TRIES
-    assert "at the last of 4 tries" in str(caught.value)
+    assert flaky.calls == retries.TRIES
+    assert "at the last of several tries" in str(caught.value)
     assert "secret-host" not in str(caught.value)
     assert "a.png" not in str(caught.value)
     for call in (lambda: read_needed("flaky://flaky/a.png"), lambda: write_atomic("flaky://flaky/a.png", b"")):
-        with pytest.raises(StorageError, match=r"^flaky://flaky/a\.png: no answer in 4 tries .*run again\.$"):
+        with pytest.raises(StorageError, match=r"^flaky://flaky/a\.png: does not answer, .*check the network"):
             call()
 
 
@@ -349,23 +363,34 @@ def test_what_cannot_pass_is_tried_once(
     assert flaky.calls == 1
 
 
-def test_refused_credentials_say_what_to_check(flaky: type[FlakyFileSystem]) -> None:
-    flaky.faults = [NoCredentialsError()]
-    with pytest.raises(StorageError, match="AWS_ACCESS_KEY_ID"):
-        list(list_files("flaky://flaky"))
-
-
 def test_waits_grow_and_differ(flaky: type[FlakyFileSystem], monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(storage, "BACK_OFF_S", 0.5)
+    monkeypatch.setattr(retries, "BACK_OFF_S", 0.5)
+    monkeypatch.setattr(retries, "LONGEST_WAIT_S", 4)
     monkeypatch.setattr("time.sleep", waits.append)
     for _ in range(20):
-        flaky.faults = [TimeoutError() for _ in range(3)]
+        flaky.faults = [TimeoutError() for _ in range(5)]
         read_bytes("flaky://flaky/a.png")
-    for step, longest in enumerate((0.5, 1, 2)):
-        seen = waits[step::3]
+    for step, longest in enumerate((0.5, 1, 2, 4, 4)):
+        seen = waits[step::5]
         assert longest / 2 <= min(seen) < max(seen) <= longest
         assert len(set(seen)) == 20
+
+
+def test_a_store_that_has_answered_is_waited_for_longer(flaky: type[FlakyFileSystem]) -> None:
+    assert exists("flaky://flaky/a.png")
+    flaky.faults = [ConnectionResetError() for _ in range(retries.PATIENT_TRIES - 1)]
+    assert read_bytes("flaky://flaky/a.png") == b"content"
+
+
+def test_a_store_that_never_answered_is_given_up_in_time(
+    flaky: type[FlakyFileSystem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "FIRST_ANSWER_S", 0.0)
+    flaky.faults = [TimeoutError() for _ in range(99)]
+    with pytest.raises(PairError):
+        read_bytes("flaky://flaky/a.png")
+    assert flaky.calls == 2
 
 
 def test_missing_sources(root: str) -> None:
@@ -454,3 +479,99 @@ def test_a_full_disk(tmp_path: Path) -> None:
         write_atomic(uri, bytes(2**19))
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+# Large files, and what writers leave
+
+
+def test_a_file_of_any_size_is_copied_to_its_place(root: str, tmp_path: Path) -> None:
+    source = tmp_path / "source.nii.gz"
+    for size in (0, 1, 3 * 2**20 + 1):
+        source.write_bytes(os.urandom(size))
+        uri = join(root, "sub/a.nii.gz")
+        write_file(uri, source)
+        fetched = fetch_file(uri, tmp_path / "fetched")
+        assert fetched.read_bytes() == read_bytes(uri) == source.read_bytes()
+        assert list_names(join(root, "sub")) == ["a.nii.gz"]
+    with pytest.raises(StorageError, match=r"none\.nii: does not exist"):
+        write_file(join(root, "b.nii"), tmp_path / "none.nii")
+    with pytest.raises(PairError) as caught:
+        fetch_file(join(root, "none.nii"), tmp_path / "fetched")
+    assert caught.value.code == Code.MISSING_SOURCE
+
+
+def test_a_local_file_is_not_fetched(tmp_path: Path) -> None:
+    write_atomic(str(tmp_path / "a.nii"), b"x")
+    assert fetch_file(f"file://{tmp_path}/a.nii", tmp_path / "fetched") == tmp_path / "a.nii"
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_only_old_temporaries_of_ours_are_swept(tmp_path: Path) -> None:
+    ours = f".ddfm-{uuid.uuid4().hex}.tmp"
+    for name in (ours, f"sub/{ours}", ".ddfm-other.tmp", "a.png", ".lock.json.guard"):
+        write_atomic(str(tmp_path / name), b"x")
+        os.utime(tmp_path / name, (0, 0))
+    young = tmp_path / f".ddfm-{uuid.uuid4().hex}.tmp"
+    young.write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "sub")
+    assert sweep_temporaries(str(tmp_path)) == 2
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {young.name, ".ddfm-other.tmp", "a.png", ".lock.json.guard", "link", "sub"}
+    assert sweep_temporaries(str(tmp_path)) == 0
+    assert sweep_temporaries(str(tmp_path / "none")) == 0
+
+
+def test_times_of_files(root: str) -> None:
+    write_atomic(join(root, "a.png"), b"x")
+    (file,) = list_files(root)
+    assert file.modified == stat_file(file.uri).modified
+    assert file.modified == 0 if root.startswith("memory") else abs(time.time() - file.modified) < 10
+
+
+# Conditional writes
+
+
+def test_of_many_writers_one_wins(root: str) -> None:
+    uri = join(root, "lock.json")
+    assert read_versioned(uri) is None
+    assert not replace_if_unchanged(uri, b"x", "0")
+    start = threading.Barrier(16)
+
+    def race(write: Callable[[bytes], bool]) -> bytes | None:
+        own = uuid.uuid4().bytes
+        start.wait()
+        return own if write(own) else None
+
+    with ThreadPoolExecutor(16) as pool:
+        (creator,) = filter(None, pool.map(race, [lambda own: create_exclusive(uri, own)] * 16))
+        found = read_versioned(uri)
+        assert found is not None
+        content, version = found
+        assert content == creator
+        (replacer,) = filter(None, pool.map(race, [lambda own: replace_if_unchanged(uri, own, version)] * 16))
+    assert read_needed(uri) == replacer
+    assert not create_exclusive(uri, b"late")
+    assert list_names(root) == ["lock.json"]
+
+
+def test_a_link_whose_answer_was_lost_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = Path.hardlink_to
+
+    def twice(path: Path, target: Path) -> None:
+        link(path, target)
+        link(path, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", twice)
+    assert create_exclusive(str(tmp_path / "a"), b"mine")
+    assert not create_exclusive(str(tmp_path / "a"), b"theirs")
+
+
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    assert create_exclusive(str(tmp_path / "a"), b"1")
+    assert not create_exclusive(str(tmp_path / "a"), b"2")
+    assert (tmp_path / "a").read_bytes() == b"1"
+    assert list_names(str(tmp_path)) == ["a"]

@@ -1,0 +1,161 @@
+"""The command line of ``ddfm``: its commands, their options, and the fields of a job that they set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = """\
+Fuse whole archives of image pairs (infrared + visible, MRI + CT, MRI + PET, MRI + SPECT) with DDFM,
+the denoising diffusion fusion model, using a pre-trained prior and no training on pairs.
+"""
+
+EPILOG = """\
+examples:
+  ddfm demo                                              make a small sample archive, fuse it, show where to look
+  ddfm fuse archive/infrared archive/visible --out fused
+  ddfm fuse s3://bucket/ct s3://bucket/mri --out s3://bucket/fused --steps 25
+  ddfm config --template > job.yaml                      every setting with its meaning
+  ddfm fuse --config job.yaml
+  ddfm index --config job.yaml                           what that would do now, and how long it would take
+  ddfm status fused                                      what the runs of a destination did
+  ddfm verify fused --deep                               every picture against its row
+  ddfm prune --config job.yaml                           pictures whose sources are gone
+
+exit codes: 0 all good, 1 finished with rejected or failed pairs, 2 wrong usage or configuration, 3 the run failed
+"""
+
+FUSE_EPILOG = """\
+A run over an unchanged archive does nothing; new and changed pairs are fused, a killed run is resumed.
+S3: credentials and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
+The flow is recorded on the Prefect server at PREFECT_API_URL, or on an embedded one (about 20 s to start);
+--no-prefect runs the same stages without it.
+"""
+
+# Command line options of `ddfm fuse` that set a field of the job: (option, field, type, help).
+FUSE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
+    ("--mode", "mode", str, "paper (default) or released"),
+    ("--steps", "steps", int, "diffusion steps (default 100; 25 is about four times faster)"),
+    ("--seed", "seed", int, "chooses the noise, with the pair's content (default 0)"),
+    ("--batch", "batch", int, "pairs of one size that go through the network together (default 4)"),
+    ("--prior", "prior", str, "bundled (default), or a guided-diffusion .pt or .safetensors file"),
+    ("--device", "device", str, "auto (default), cpu, cuda or cuda:N"),
+    ("--precision", "precision", str, "of the network: float32 (default), bfloat16 or float16"),
+    ("--output", "output", str, "clip, stretch or none (default: clip; released: stretch)"),
+    ("--bit-depth", "bit_depth", int, "of the fused PNG: 8 (default) or 16"),
+    ("--register", "register", str, "none (default) rejects pairs of different sizes, resize scales the first"),
+    ("--pairs", "pairs", str, "a CSV or Parquet table of pairs instead of FIRST and SECOND"),
+    ("--method", "method", str, "name of this configuration, a folder of the destination (default: the mode)"),
+    ("--dataset", "dataset", str, "name of the data set, a column of the result table"),
+    ("--limit", "limit", int, "fuse at most so many pairs, the first by key"),
+    ("--since", "since", str, "only pairs of which a source was modified since, such as 2026-01-31T00:00:00Z"),
+    ("--fingerprint", "fingerprint", str, "stat (default): size and time or ETag; content: hash of all bytes"),
+    ("--deployment", "deployment", str, "send shards to a Prefect deployment such as fuse-shard/gpu"),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of ``ddfm``."""
+    parser = argparse.ArgumentParser(
+        prog="ddfm", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    fuse = commands.add_parser(
+        "fuse",
+        help="fuse every pair of an archive",
+        description="Fuse every pair of two folders (paired by stem), of a table, or of a job file.",
+        epilog=FUSE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fuse.add_argument("--no-prefect", action="store_true", help="run the stages as plain functions, without a server")
+    add_job_arguments(fuse)
+
+    index = commands.add_parser(
+        "index",
+        help="show what `ddfm fuse` would do, and how long it would take",
+        description="Index the archive and show the plan, without running it. Takes the arguments of `ddfm fuse`.",
+    )
+    add_job_arguments(index)
+
+    config = commands.add_parser("config", help="write or explain a job file")
+    action = config.add_mutually_exclusive_group(required=True)
+    action.add_argument("--template", action="store_true", help="print a commented job file")
+    action.add_argument("--check", type=Path, metavar="JOB.yaml", help="say what a job file would do, or what is wrong")
+
+    status = commands.add_parser("status", help="what the runs of a destination did")
+    add_destination(status)
+
+    verify = commands.add_parser(
+        "verify",
+        help="compare the pictures and tables of a destination",
+        description="Compare every picture with its row, and every run's rows with its plan. Exit code 1 at any fault.",
+    )
+    add_destination(verify)
+    verify.add_argument("--deep", action="store_true", help="read every picture and compare its hash")
+    verify.add_argument("--repair", action="store_true", help="plan what is broken for the next `ddfm fuse`")
+
+    prune = commands.add_parser(
+        "prune",
+        help="remove pictures whose sources are gone from the archive",
+        description="List the pictures whose sources are gone, and remove them with --yes. Takes the sources and the "
+        "destination as `ddfm fuse` does.",
+    )
+    add_job_arguments(prune)
+    prune.add_argument("--yes", action="store_true", help="remove them, not only list them")
+    prune.add_argument(
+        "--most-share",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="refuse when a larger share of the pairs would go: the archive may not be mounted (default 0.5)",
+    )
+
+    demo = commands.add_parser("demo", help="make a small sample archive, fuse it, show where to look")
+    demo.add_argument("--out", type=Path, default=Path("ddfm-demo"), help="folder to make (default: ./ddfm-demo)")
+    demo.add_argument("--steps", type=int, default=25, help="diffusion steps (default 25)")
+    demo.add_argument("--prefect", action="store_true", help="run as Prefect flows, as `ddfm fuse` does")
+    return parser
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which pairs, where to and how."""
+    parser.add_argument("first", nargs="?", metavar="FIRST", help="folder or URL of infrared, CT, PET or SPECT images")
+    parser.add_argument("second", nargs="?", metavar="SECOND", help="folder or URL of visible or MRI images")
+    parser.add_argument("--out", help="destination folder or URL of pictures, tables and reports")
+    parser.add_argument("--config", type=Path, metavar="JOB.yaml", help="job file; other options override its fields")
+    parser.add_argument("--wait", action="store_true", help="wait while another run works on the destination")
+    parser.add_argument(
+        "--retry", action="append", choices=("rejected", "failed"), help="look again at pairs rejected, or given up"
+    )
+    parser.add_argument(
+        "--only", action="append", metavar="PATTERN", help="only pairs with such a key, as in 'ward7/*'"
+    )
+    for option, field, kind, text in FUSE_OPTIONS:
+        parser.add_argument(option, dest=f"job_{field}", type=kind, metavar=field.upper(), help=text)
+
+
+def add_destination(parser: argparse.ArgumentParser) -> None:
+    """A destination, by its place or by the job that wrote it."""
+    parser.add_argument("destination", nargs="?", metavar="DEST", help="destination folder or URL of earlier runs")
+    parser.add_argument("--config", type=Path, metavar="JOB.yaml", help="the job that wrote it, instead of DEST")
+
+
+def job_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the job that the command line sets."""
+    settings: dict[str, Any] = {
+        field: value
+        for _, field, _, _ in FUSE_OPTIONS
+        if (value := getattr(arguments, f"job_{field}")) is not None
+    }  # fmt: skip
+    for name in ("first", "second", "out"):
+        if (value := getattr(arguments, name)) is not None:
+            settings[name] = value
+    for name in ("retry", "only"):
+        if (values := getattr(arguments, name)) is not None:
+            settings[name] = values
+    if arguments.wait:
+        settings["wait"] = True
+    return settings

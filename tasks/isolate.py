@@ -1,0 +1,71 @@
+"""A chunk in which a process died before: its pairs one by one, so that the one that kills it stands alone.
+
+The batches have the sizes of an undisturbed run, so the pictures have its bytes.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from ddfm_core.priors import Prior
+from tasks.attempts import Deaths, Marks
+from tasks.chunk import Chunk, FusedPair, PreparedPair, Progress, RefusedPair, fuse_prepared, publish_pair, read_pair
+from tasks.codes import Code
+from tasks.fuse import batches_of_one_size
+from tasks.results import commit_chunk
+from tasks.settings import RunSettings
+
+
+def fuse_isolated(
+    chunk: Chunk, deaths: Deaths, marks: Marks, settings: RunSettings, prior: Prior, progress: Progress
+) -> None:
+    """Read, fuse, publish and commit a chunk with a mark around each step on each pair.
+
+    A pair that is known to kill its process becomes a row with the code PROCESS_DIED. A decoder that dies is found
+    by the second death, a batch that dies by the third: the second says only which batch it was.
+
+    Raises:
+        StorageError: the destination refuses a write; nothing of the chunk is committed then.
+    """
+
+    def marked(positions: list[int]) -> AbstractContextManager[None]:
+        return marks.around(chunk.shard_id, chunk.chunk_id, positions)
+
+    def untold(_: int) -> None:
+        """Copies in a batch are no progress."""
+
+    prepared: dict[int, PreparedPair] = {}
+    outcomes: dict[int, FusedPair | RefusedPair] = {}
+    for position, row in enumerate(chunk.rows):
+        if deaths.is_poison(position):
+            found = f"{deaths.by_position[position]} times in this run"
+            outcomes[position] = RefusedPair(row, Code.PROCESS_DIED, f"{Code.PROCESS_DIED.sentence} ({found})")
+            continue
+        with marked([position]):
+            pair = read_pair(row, settings.job)
+        if isinstance(pair, PreparedPair):
+            prepared[position] = pair
+        else:
+            outcomes[position] = pair
+    progress.fused(len(outcomes))
+    positions = list(prepared)
+    for batch in batches_of_one_size([pair.sources for pair in prepared.values()], settings.job.batch):
+        members = [positions[index] for index in batch]
+        if any(deaths.is_suspect(position) for position in members):
+            for place, position in enumerate(members):
+                with marked([position]):
+                    # A batch of copies: the last bits of a result depend on the size of the batch.
+                    copies = [prepared[position]] * len(members)
+                    outcomes[position] = fuse_prepared(copies, settings, prior, untold)[place]
+                progress.fused(1)
+        else:
+            with marked(members):
+                fused = fuse_prepared([prepared[position] for position in members], settings, prior, untold)
+            outcomes.update(zip(members, fused, strict=True))
+            progress.fused(len(members))
+    rows = []
+    for position in sorted(outcomes):
+        with marked([position]):
+            rows.append(publish_pair(outcomes[position], settings, str(prior.device)))
+    commit_chunk(settings.run, chunk.shard_id, chunk.chunk_id, rows)
+    progress.committed(rows)

@@ -1,0 +1,175 @@
+"""Remove the pictures of pairs whose sources are gone from the archive, and say so in their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from ddfm_core.fusion import ALGORITHM_VERSION
+from tasks.codes import Code, ConfigurationError
+from tasks.current import compact, current_batches
+from tasks.index import Index
+from tasks.manifest import ManifestDraft, draft_rows, manifest_batches, manifest_rows, write_manifest
+from tasks.outputs import output_folder, output_relative
+from tasks.plan import PlanCounts, vanished_rows, write_counts
+from tasks.results import commit_chunk, reconcile
+from tasks.run_folder import finish_run, unfinished_run
+from tasks.schemas import PLAN_COLUMNS, VANISHED_SCHEMA, ManifestRow, ResultRow
+from tasks.settings import RunSettings, write_settings
+from tasks.storage import join, remove
+from tasks.tables import TableWriter, table_batches
+
+_REMOVERS: Final = 16
+_COLUMNS: Final = (*PLAN_COLUMNS, "first_uri", "second_uri")
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is to be pruned.
+
+    Attributes:
+        path: a local file of ``VANISHED_SCHEMA``, by key; without a picture where a row has none.
+        pairs: its rows.
+        rows: current rows of the method, these included.
+    """
+
+    path: Path
+    pairs: int
+    rows: int
+
+
+def vanished_outputs(dest: str, method: str, index: Index, scratch: Path) -> Pruning:
+    """The current rows whose keys the archive has no more; nothing is changed.
+
+    Args:
+        dest: the destination.
+        method: of the rows.
+        index: the archive, just now.
+        scratch: a local folder for the list.
+
+    Raises:
+        StorageError: the rows cannot be read.
+    """
+    path = scratch / "vanished-outputs.parquet"
+    seen = 0
+
+    def counted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        nonlocal seen
+        for table in tables:
+            seen += len(table)
+            yield table
+
+    with TableWriter(path, VANISHED_SCHEMA) as writer:
+        for rows in vanished_rows(index, counted(current_batches(dest, method, scratch))):
+            writer.write(rows.select(VANISHED_SCHEMA.names).cast(VANISHED_SCHEMA))
+    return Pruning(path, writer.rows, seen)
+
+
+def prune(settings: RunSettings, index: Index, scratch: Path, most_share: float = 0.5) -> Pruning:
+    """Remove the pictures of vanished pairs, and write a run whose rows say so; their current rows are skipped then.
+
+    The pictures go first: a process that is killed before the rows are written leaves pairs that are still vanished,
+    and the next pruning begins again.
+
+    Args:
+        settings: of the run to write, with a new run folder; it is written only when there is something to prune.
+        index: the archive, just now.
+        scratch: a local folder.
+        most_share: of the current rows, how many may vanish; more looks like an archive that is not mounted.
+
+    Raises:
+        ConfigurationError: more would vanish, or another run waits to be resumed.
+        StorageError: a picture cannot be removed, or the run not be written.
+    """
+    run, job = settings.run, settings.job
+    waiting = unfinished_run(run.dest)
+    if waiting is not None:
+        raise ConfigurationError(f"run {waiting.run_id} is not finished; run `ddfm fuse` to finish it, then prune")
+    pruning = vanished_outputs(run.dest, job.method_name, index, scratch)
+    if pruning.pairs > most_share * pruning.rows:
+        raise ConfigurationError(
+            f"{pruning.pairs} of {pruning.rows} pairs are gone from the archive, more than a share of {most_share:g}; "
+            "check that it is mounted and whole, or allow a larger share"
+        )
+    if not pruning.pairs:
+        return pruning
+    _remove_outputs(run.dest, job.method_name, pruning.path)
+    with ManifestDraft(scratch) as draft:
+        columns = current_batches(run.dest, job.method_name, scratch, _COLUMNS)
+        for rows in vanished_rows(index, columns):
+            draft.add(draft_rows(rows, Code.VANISHED))
+    manifest = draft.deal(job.chunk_pairs, job.shard_pairs)
+    write_settings(settings)
+    write_counts(run, PlanCounts(found=index.rows, vanished=pruning.pairs))
+    write_manifest(run, manifest.path)
+    for (shard_id, chunk_id), members in groupby(_plan_rows(settings), key=lambda row: (row.shard_id, row.chunk_id)):
+        commit_chunk(run, shard_id, chunk_id, [_result(row, settings) for row in members])
+    reconciliation = reconcile(run)
+    compact(run, job.method_name)
+    finish_run(
+        run,
+        {
+            "run_id": run.run_id,
+            "state": "completed",
+            "pairs": reconciliation.pairs,
+            "statuses": dict(reconciliation.statuses),
+            "codes": dict(reconciliation.codes),
+            "resumed": False,
+            "seconds": 0.0,
+        },
+    )
+    return pruning
+
+
+def _remove_outputs(dest: str, method: str, path: Path) -> None:
+    folder = output_folder(dest, method)
+    with ThreadPoolExecutor(_REMOVERS) as pool:
+        for table in table_batches(path, VANISHED_SCHEMA):
+            uris = table["output_uri"].drop_null().to_pylist()
+            for _ in pool.map(lambda uri: remove(join(folder, output_relative(dest, method, uri))), uris):
+                pass
+
+
+def _plan_rows(settings: RunSettings) -> Iterator[ManifestRow]:
+    for table in manifest_batches(settings.run):
+        yield from manifest_rows(table)
+
+
+def _result(row: ManifestRow, settings: RunSettings) -> ResultRow:
+    job = settings.job
+    return ResultRow(
+        run_id=settings.run.run_id,
+        shard_id=row.shard_id,
+        chunk_id=row.chunk_id,
+        pair_key=row.pair_key,
+        method=job.method_name,
+        dataset=job.dataset,
+        modality_first=job.modality_first,
+        modality_second=job.modality_second,
+        first_uri=row.first_uri,
+        second_uri=row.second_uri,
+        first_fingerprint=row.first_fingerprint,
+        second_fingerprint=row.second_fingerprint,
+        status=Code.VANISHED.status,
+        code=Code.VANISHED,
+        message=row.message,
+        attempt=row.attempt,
+        lock_token=settings.token,
+        seed=job.seed,
+        steps=job.steps,
+        mode=job.mode,
+        prior_sha256=settings.prior_sha256,
+        config_hash=settings.config_hash,
+        algorithm_version=str(ALGORITHM_VERSION),
+        package_version=version("ddfm-pipeline"),
+        device="",
+        finished_at=datetime.now(UTC),
+    )

@@ -1,0 +1,133 @@
+"""The folder of a run: its names, its life, and where the tables of all runs lie.
+
+``<dest>/_ddfm/runs/<run_id>/`` holds config.json, then manifest.parquet (with it the run exists, and it never
+changes), then one results/<shard>-<chunk>.parquet per finished chunk, then summary.json (with it the run is finished).
+Each is written whole or not at all, so that these names alone say how far a run is, after any kill.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from tasks.storage import OWN_FOLDER, exists, join, list_names, write_atomic
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what it writes down.
+
+    Attributes:
+        dest: the destination's path or URL.
+        run_id: names sort by the time at which the runs began.
+    """
+
+    dest: str
+    run_id: str
+
+    @property
+    def uri(self) -> str:
+        """The run's folder."""
+        return join(self.dest, OWN_FOLDER, "runs", self.run_id)
+
+    @property
+    def config_uri(self) -> str:
+        """The effective configuration, written first."""
+        return join(self.uri, "config.json")
+
+    @property
+    def manifest_uri(self) -> str:
+        """The plan; immutable, and with it the run exists."""
+        return join(self.uri, "manifest.parquet")
+
+    @property
+    def results_uri(self) -> str:
+        """The folder of the committed chunks."""
+        return join(self.uri, "results")
+
+    def chunk_uri(self, shard_id: str, chunk_id: str) -> str:
+        """The rows of one chunk, its commit mark."""
+        return join(self.results_uri, f"{shard_id}-{chunk_id}.parquet")
+
+    @property
+    def summary_uri(self) -> str:
+        """The outcome, written last: with it the run is finished."""
+        return join(self.uri, "summary.json")
+
+    @property
+    def report_uri(self) -> str:
+        """The folder of pages and plots."""
+        return join(self.uri, "report")
+
+    @property
+    def plan_uri(self) -> str:
+        """What the plan counted."""
+        return join(self.uri, "plan.json")
+
+    @property
+    def vanished_uri(self) -> str:
+        """Pairs with a row whose sources were gone when the run was planned; absent when there were none."""
+        return join(self.uri, "vanished.parquet")
+
+    @property
+    def metrics_uri(self) -> str:
+        """All rows of the run in one file, by key, beside those of the other runs."""
+        return join(history_folder(self.dest), f"{self.run_id}.parquet")
+
+
+def history_folder(dest: str) -> str:
+    """The folder of the rows of all runs."""
+    return join(dest, OWN_FOLDER, "metrics", "history")
+
+
+def current_folder(dest: str) -> str:
+    """The folder of the current rows, a file per method."""
+    return join(dest, OWN_FOLDER, "metrics", "current")
+
+
+def current_uri(dest: str, method: str) -> str:
+    """The current row of each pair of a method, by key."""
+    return join(current_folder(dest), f"{method}.parquet")
+
+
+def new_run(dest: str, now: datetime | None = None) -> RunFolder:
+    """A folder for a new run; nothing is written yet. Its id is the UTC time in microseconds and a random part."""
+    now = (now or datetime.now(UTC)).astimezone(UTC)
+    return RunFolder(dest, f"{now:%Y%m%dT%H%M%S-%f}-{secrets.token_hex(3)}")
+
+
+def list_runs(dest: str) -> list[RunFolder]:
+    """All runs of a destination, oldest first, whatever became of them.
+
+    Raises:
+        StorageError: the destination cannot be read.
+    """
+    return [RunFolder(dest, name) for name in list_names(join(dest, OWN_FOLDER, "runs"))]
+
+
+def unfinished_run(dest: str) -> RunFolder | None:
+    """The newest run when it has a plan but no summary.
+
+    Older ones are passed over: a newer plan took account of what they committed, and rows that they gained
+    now would look older than they are. A run killed before it had a plan is no run.
+
+    Raises:
+        StorageError: the destination cannot be read.
+    """
+    for run in reversed(list_runs(dest)):
+        if exists(run.manifest_uri):
+            return None if exists(run.summary_uri) else run
+    return None
+
+
+def finish_run(run: RunFolder, summary: Mapping[str, Any]) -> None:
+    """Write summary.json; nothing of the run may be written after it.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_atomic(run.summary_uri, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())

@@ -1,0 +1,117 @@
+"""Single files, whole: read with retries, written so that no reader ever sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+
+from tasks.storage import s3
+from tasks.storage.explanations import named, pair_error
+from tasks.storage.paths import bucket_and_key, local_path, protocol
+from tasks.storage.places import filesystem
+from tasks.storage.retries import retrying
+from tasks.storage.temporaries import replacement
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file, for one pair's sake.
+
+    What may pass is tried again: broken and refused connections, time-outs, server errors, answers cut short.
+
+    Raises:
+        PairError: MISSING_SOURCE (also for a folder), PERMISSION_DENIED, OUT_OF_MEMORY, READ_FAILED.
+    """
+    try:
+        return read_whole(uri)
+    except Exception as error:
+        raise pair_error(uri, error) from error
+
+
+def read_needed(uri: str) -> bytes:
+    """The whole file, for the whole run's sake; retries as :func:`read_bytes` does.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    with named(uri):
+        return read_whole(uri)
+
+
+def read_whole(uri: str) -> bytes:
+    """The whole file, with retries.
+
+    Raises:
+        Exception: what the store raised at last.
+    """
+    path = local_path(uri)
+    if path is not None:
+        return retrying(uri, path.read_bytes)
+    if protocol(uri) == "s3":
+        return s3.get(uri)[0]
+    fs = filesystem(uri)
+    content: bytes = retrying(uri, lambda: fs.cat_file(uri))
+    return content
+
+
+def write_atomic(uri: str, data: bytes) -> None:
+    """Write the file whole or not at all, in place of what was there; folders are made as needed.
+
+    Locally under a hidden temporary name beside it, synced, then renamed; elsewhere in one put, with a checksum on
+    S3. A kill leaves at most the temporary file, which no listing shows.
+
+    Raises:
+        StorageError: no space, no access, or the store does not answer.
+    """
+    path = local_path(uri)
+    with named(uri):
+        if path is not None:
+            with replacement(path) as file:
+                file.write(data)
+        elif protocol(uri) == "s3":
+            s3.put(uri, data)
+        else:
+            fs = filesystem(uri)
+            retrying(uri, lambda: fs.pipe_file(uri, data))
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or folder.
+
+    Raises:
+        StorageError: it cannot be told.
+    """
+    path = local_path(uri)
+    with named(uri):
+        if path is not None:
+            return path.exists()
+        if protocol(uri) == "s3":
+            return _exists_on_s3(uri)
+        fs = filesystem(uri)
+        return bool(retrying(uri, lambda: fs.exists(uri)))
+
+
+def _exists_on_s3(uri: str) -> bool:
+    if bucket_and_key(uri)[1]:
+        with contextlib.suppress(FileNotFoundError):
+            s3.head(uri)
+            return True
+    try:
+        return s3.has_objects(uri)
+    except FileNotFoundError:
+        return False
+
+
+def remove(uri: str) -> None:
+    """Remove a file; no error when there is none.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    path = local_path(uri)
+    with named(uri), contextlib.suppress(FileNotFoundError):
+        if path is not None:
+            path.unlink()
+        elif protocol(uri) == "s3":
+            s3.delete(uri)
+        else:
+            fs = filesystem(uri)
+            retrying(uri, lambda: fs.rm_file(uri))
