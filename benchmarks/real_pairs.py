@@ -64,7 +64,7 @@ def main() -> None:
                 stdout=subprocess.DEVNULL,
             )
             seconds = time.perf_counter() - began
-            rows = pq.read_table(dest / "_ddfm" / "metrics")
+            rows = pq.read_table(dest / "_ddfm" / "metrics" / "current")
             statuses = pc.value_counts(rows["status"]).to_pylist()
             counts = ", ".join(f"{item['counts']} {item['values']}" for item in statuses)
             means = [pc.mean(rows[metric].filter(pc.is_finite(rows[metric]))).as_py() for metric in METRICS]

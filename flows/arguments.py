@@ -33,9 +33,14 @@ The flow is recorded on the Prefect server at PREFECT_API_URL, or on an embedded
 --no-prefect runs the same stages without it.
 """
 
-# Command line options of `ddfm fuse` that set a field of the job: (option, field, type, help).
-FUSE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
+# Command line options that set a field of the job: (option, field, type, help). First those that name places:
+PLACE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
     ("--mode", "mode", str, "paper (default) or released"),
+    ("--pairs", "pairs", str, "a CSV or Parquet table of pairs instead of FIRST and SECOND"),
+    ("--method", "method", str, "name of this configuration, a folder of the destination (default: the mode)"),
+)
+# then those of `ddfm fuse` alone:
+FUSE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
     ("--steps", "steps", int, "diffusion steps (default 100; 25 is about four times faster)"),
     ("--seed", "seed", int, "chooses the noise, with the pair's content (default 0)"),
     ("--batch", "batch", int, "pairs of one size that go through the network together (default 4)"),
@@ -45,8 +50,6 @@ FUSE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
     ("--output", "output", str, "clip, stretch or none (default: clip; released: stretch)"),
     ("--bit-depth", "bit_depth", int, "of the fused PNG: 8 (default) or 16"),
     ("--register", "register", str, "none (default) rejects pairs of different sizes, resize scales the first"),
-    ("--pairs", "pairs", str, "a CSV or Parquet table of pairs instead of FIRST and SECOND"),
-    ("--method", "method", str, "name of this configuration, a folder of the destination (default: the mode)"),
     ("--dataset", "dataset", str, "name of the data set, a column of the result table"),
     ("--limit", "limit", int, "fuse at most so many pairs, the first by key"),
     ("--since", "since", str, "only pairs of which a source was modified since, such as 2026-01-31T00:00:00Z"),
@@ -103,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="List the pictures whose sources are gone, and remove them with --yes. Takes the sources and the "
         "destination as `ddfm fuse` does.",
     )
-    add_job_arguments(prune)
+    add_place_arguments(prune)
     prune.add_argument("--yes", action="store_true", help="remove them, not only list them")
     prune.add_argument(
         "--most-share",
@@ -120,13 +123,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_job_arguments(parser: argparse.ArgumentParser) -> None:
-    """What says which pairs, where to and how."""
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where an archive and its destination are."""
     parser.add_argument("first", nargs="?", metavar="FIRST", help="folder or URL of infrared, CT, PET or SPECT images")
     parser.add_argument("second", nargs="?", metavar="SECOND", help="folder or URL of visible or MRI images")
     parser.add_argument("--out", help="destination folder or URL of pictures, tables and reports")
     parser.add_argument("--config", type=Path, metavar="JOB.yaml", help="job file; other options override its fields")
     parser.add_argument("--wait", action="store_true", help="wait while another run works on the destination")
+    for option, field, kind, text in PLACE_OPTIONS:
+        parser.add_argument(option, dest=f"job_{field}", type=kind, metavar=field.upper(), help=text)
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which pairs, where to and how."""
+    add_place_arguments(parser)
     parser.add_argument(
         "--retry", action="append", choices=("rejected", "failed"), help="look again at pairs rejected, or given up"
     )
@@ -147,14 +157,14 @@ def job_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of the job that the command line sets."""
     settings: dict[str, Any] = {
         field: value
-        for _, field, _, _ in FUSE_OPTIONS
-        if (value := getattr(arguments, f"job_{field}")) is not None
+        for _, field, _, _ in (*PLACE_OPTIONS, *FUSE_OPTIONS)
+        if (value := getattr(arguments, f"job_{field}", None)) is not None
     }  # fmt: skip
     for name in ("first", "second", "out"):
         if (value := getattr(arguments, name)) is not None:
             settings[name] = value
     for name in ("retry", "only"):
-        if (values := getattr(arguments, name)) is not None:
+        if (values := getattr(arguments, name, None)) is not None:
             settings[name] = values
     if arguments.wait:
         settings["wait"] = True

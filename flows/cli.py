@@ -144,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "prune": run_prune, "demo": run_demo,
     }[arguments.command]  # fmt: skip
     from tasks.codes import ConfigurationError
+    from tasks.results import ReconcileError
     from tasks.storage import StorageError
 
     try:
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"ddfm: {error}", file=sys.stderr)
         return 2
-    except StorageError as error:
+    except (StorageError, ReconcileError) as error:
         print(f"ddfm: {error}", file=sys.stderr)
         return 3
     except KeyboardInterrupt:

@@ -44,7 +44,7 @@ def demo(folder: Path, steps: int, prefect: bool) -> int:
         code = fuse_on_terminal(job, prefect)
         worst = max(worst, 0 if code == 1 else code)
         console.print()
-    table = folder / "fused" / ARCHIVES[0][0] / "_ddfm" / "metrics"
+    table = folder / "fused" / ARCHIVES[0][0] / "_ddfm" / "metrics" / "current"
     console.print(
         f"Compare the pictures in {folder / 'archive'} with those in {folder / 'fused'}, or read a table:\n"
         f"  {sys.executable} -c \"import pandas; print(pandas.read_parquet('{table}').T)\""

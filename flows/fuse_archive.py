@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,6 +16,8 @@ from typing import Protocol
 from ddfm_core.priors import Prior, PriorError, prior_sha256
 from flows.fuse_shard import PLAIN, Stages, Suspect, divide, open_prior, run_chunks, run_suspects, shard_chunks
 from flows.places import use_places
+from tasks.abandoned import overwritten_pairs
+from tasks.attempts import clear_marks
 from tasks.chunk import Progress
 from tasks.codes import ConfigurationError, Status
 from tasks.current import compact, current_batches
@@ -26,10 +29,12 @@ from tasks.pair_folders import index_folders
 from tasks.pair_table import index_table
 from tasks.plan import Plan, Selection, plan, write_plan
 from tasks.results import Reconciliation, committed_chunks, reconcile
-from tasks.run_folder import finish_run, new_run, unfinished_run
+from tasks.run_folder import finish_run, next_run, unfinished_run
 from tasks.scratch import scratch_folder
 from tasks.settings import RunSettings, read_settings, write_settings
-from tasks.storage import absolute, list_files, retries_made, sweep_temporaries
+from tasks.storage import StorageError, absolute, list_files, retries_made, sweep_temporaries
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,26 +144,52 @@ def plan_runs(job: Job, token: int) -> Iterator[PlannedRun]:
         StorageError: a source or the destination cannot be reached.
     """
     settings = new_settings(job, token)
-    dest = settings.run.dest
-    left = unfinished_run(dest)
+    left = run_to_resume(settings)
     if left is not None:
-        old = read_settings(left)
-        # Under other settings, what it committed counts, and what it had left is planned anew.
-        if (old.config_hash, old.job.method_name, old.job.sources) == (
-            settings.config_hash, job.method_name, job.sources
-        ):  # fmt: skip
-            sweep_temporaries(dest)
-            yield _pending(replace(old, job=job, token=token), resumed=True)
-            # Named after the run that it comes after.
-            settings = replace(settings, run=new_run(dest))
+        _sweep(left.run.dest)
+        # Workers on other machines read the job there.
+        write_settings(left)
+        yield _pending(left, resumed=True)
+        # What was just tried again is not tried once more, and the next run comes after the one that was resumed.
+        settings = replace(new_settings(job, token), job=job.model_copy(update={"retry": ()}))
     with scratch_folder() as scratch:
-        planned = plan_new(job, settings.config_hash, scratch)
+        planned = plan_new(settings, scratch, just_ended=left.run.run_id if left is not None else "")
         if planned.manifest.rows:
             write_settings(settings)
             write_plan(settings.run, planned)
             write_manifest(settings.run, planned.manifest.path)
     if planned.manifest.rows:
         yield _pending(settings, resumed=False)
+
+
+def run_to_resume(settings: RunSettings) -> RunSettings | None:
+    """The unfinished run that the job goes on with, under the job as it is now, or None.
+
+    It has the same method, settings that choose pixels, sources and selection; under others, what it committed
+    counts, and what it had left is planned anew.
+
+    Raises:
+        StorageError: the destination cannot be read.
+    """
+    job = settings.job
+    left = unfinished_run(settings.run.dest, job.method_name)
+    if left is None:
+        return None
+    try:
+        old = read_settings(left)
+    except ConfigurationError as error:
+        logger.warning("%s; the run is not resumed, and its pairs are planned anew", error)
+        return None
+    same = (old.config_hash, old.job.scope) == (settings.config_hash, job.scope)
+    return replace(old, job=job, token=settings.token) if same else None
+
+
+def _sweep(dest: str) -> None:
+    try:
+        sweep_temporaries(dest)
+    except StorageError as error:
+        # Only room is lost: a key may have no right to look for unfinished uploads.
+        logger.warning("what killed writers left was not removed: %s", error)
 
 
 def new_settings(job: Job, token: int = 0) -> RunSettings:
@@ -171,7 +202,7 @@ def new_settings(job: Job, token: int = 0) -> RunSettings:
         identity = prior_sha256(job.prior)
     except PriorError as error:
         raise ConfigurationError(f"prior: {error}") from error
-    return RunSettings(new_run(absolute(job.out)), job, job.config_hash(identity), identity, token)
+    return RunSettings(next_run(absolute(job.out)), job, job.config_hash(identity), identity, token)
 
 
 def index_archive(job: Job, scratch: Path) -> Index:
@@ -186,26 +217,29 @@ def index_archive(job: Job, scratch: Path) -> Index:
     return index_table(job.pairs or "", scratch, job.fingerprint)
 
 
-def plan_new(job: Job, config_hash: str, scratch: Path) -> Plan:
+def plan_new(settings: RunSettings, scratch: Path, just_ended: str = "") -> Plan:
     """Index the archive and plan what has no valid row.
 
     Args:
-        job: what to fuse.
-        config_hash: of the job and its prior.
+        settings: of the job and the run that it would have.
         scratch: a local folder that the plan lies in.
+        just_ended: see :func:`tasks.plan.plan`.
 
     Raises:
         ConfigurationError: a source holds no images, or the table of pairs is not one.
         StorageError: a place cannot be reached.
     """
+    job, dest = settings.job, settings.run.dest
     return plan(
         index_archive(job, scratch),
-        current_batches(absolute(job.out), job.method_name, scratch),
-        config_hash,
+        current_batches(dest, job.method_name, scratch),
+        settings.config_hash,
         chunk_pairs=job.chunk_pairs,
         shard_pairs=job.shard_pairs,
         scratch=scratch,
         selection=Selection(frozenset(job.retry), job.only, job.limit, job.since),
+        overwritten=overwritten_pairs(dest, job.method_name, scratch),
+        just_ended=just_ended,
     )
 
 
@@ -248,6 +282,7 @@ def finish(planned: PlannedRun) -> RunSummary:
     run = planned.settings.run
     reconciliation = reconcile(run)
     compact(run, planned.settings.job.method_name)
+    clear_marks(run)
     summary = RunSummary(
         planned.settings,
         reconciliation,

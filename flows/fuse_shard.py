@@ -32,7 +32,7 @@ class Stages:
         [Sequence[PreparedPair | RefusedPair], RunSettings, Prior, Progress], list[FusedPair | RefusedPair]
     ] = fuse_chunk
     publish: Callable[[Chunk, Sequence[FusedPair | RefusedPair], RunSettings, str, Progress], None] = publish_chunk
-    isolated: Callable[[Chunk, Deaths, Marks, RunSettings, Prior, Progress], None] = fuse_isolated
+    isolated: Callable[[Chunk, Deaths, Marks, RunSettings, Prior, Progress, Callable[[], None]], None] = fuse_isolated
 
 
 PLAIN = Stages()
@@ -72,7 +72,7 @@ def shard_chunks(settings: RunSettings, shard_id: str) -> list[Chunk]:
 
 
 def divide(settings: RunSettings, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Suspect]]:
-    """The chunks of one shard that can run as usual, and those in which a process died before.
+    """The chunks of one shard that can run as usual, and those in which a process died or an attempt failed before.
 
     Raises:
         StorageError: the run's marks cannot be read.
@@ -80,8 +80,8 @@ def divide(settings: RunSettings, chunks: Sequence[Chunk]) -> tuple[list[Chunk],
     deaths = read_deaths(settings.run, chunks[0].shard_id) if chunks else {}
     calm, suspects = [], []
     for chunk in chunks:
-        if chunk.chunk_id in deaths:
-            suspects.append(Suspect(chunk, deaths[chunk.chunk_id]))
+        if chunk.chunk_id in deaths or any(row.attempt > 1 for row in chunk.rows):
+            suspects.append(Suspect(chunk, deaths.get(chunk.chunk_id, Deaths())))
         else:
             calm.append(chunk)
     return calm, suspects
@@ -114,8 +114,10 @@ def run_chunks(
 
     def publish(chunk: Chunk, pairs: Sequence[FusedPair | RefusedPair]) -> None:
         check()
+        mark = mark_of.pop((chunk.shard_id, chunk.chunk_id))
+        marks.keep(mark)
         stages.publish(chunk, pairs, settings, device, progress)
-        marks.clear(mark_of.pop((chunk.shard_id, chunk.chunk_id)))
+        marks.clear(mark)
 
     with _clearing(marks):
         overlapped(
@@ -145,7 +147,9 @@ def run_suspects(
     marks = Marks(settings.run)
     with _clearing(marks):
         for suspect in sorted(suspects, key=lambda suspect: suspect.deaths.most):
-            stages.isolated(suspect.chunk, suspect.deaths, marks, settings, prior, CheckedProgress(progress, check))
+            stages.isolated(
+                suspect.chunk, suspect.deaths, marks, settings, prior, CheckedProgress(progress, check), check
+            )
 
 
 @contextmanager

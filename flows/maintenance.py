@@ -10,14 +10,13 @@ import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table
 
-from flows.fuse_archive import index_archive, new_settings, plan_new
+from flows.fuse_archive import index_archive, new_settings, plan_new, run_to_resume
 from flows.heartbeat import duration
 from flows.places import use_places
 from flows.terminal import make_console
 from tasks.job import Job
 from tasks.lock import hold, read_lock
 from tasks.prune import prune, vanished_outputs
-from tasks.run_folder import unfinished_run
 from tasks.scratch import scratch_folder
 from tasks.storage import absolute
 from tasks.throughput import estimate_seconds
@@ -50,7 +49,8 @@ def show_plan(job: Job) -> int:
     use_places(job.places)
     dest = absolute(job.out)
     with scratch_folder() as scratch:
-        planned = plan_new(job, new_settings(job).config_hash, scratch)
+        settings = new_settings(job)
+        planned = plan_new(settings, scratch)
         counts = planned.counts
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         table.add_column(justify="right")
@@ -64,9 +64,9 @@ def show_plan(job: Job) -> int:
         time = f", about {duration(seconds)} at the rate of the last runs" if seconds is not None and to_fuse else ""
         console.print(f"\n{to_fuse} pairs to fuse{time}; {planned.manifest.rows - to_fuse} rows to write with a code")
         print_first(console.print, planned.manifest.path, ("pair_key", "code"), "planned")
-    left = unfinished_run(dest)
+    left = run_to_resume(settings)
     if left is not None:
-        console.print(f"run {left.run_id} is not finished; `ddfm fuse` goes on with it first")
+        console.print(f"run {left.run.run_id} is not finished; `ddfm fuse` goes on with it first")
     return 0
 
 
@@ -126,17 +126,18 @@ def prune_archive(job: Job, really: bool, most_share: float) -> int:
     use_places(job.places)
     dest = absolute(job.out)
     with scratch_folder() as scratch:
-        index = index_archive(job, scratch)
         if not really:
-            found = vanished_outputs(dest, job.method_name, index, scratch)
+            found = vanished_outputs(dest, job, index_archive(job, scratch), scratch)
             console.print(f"{found.pairs} of {found.rows} pairs of {job.method_name} have no sources any more")
             print_first(console.print, found.path, ("pair_key", "output_uri"), "vanished")
             if found.pairs:
                 console.print("`ddfm prune --yes` removes their pictures")
             return 0
         with hold(dest, job.wait) as lock:
-            found = prune(new_settings(job, lock.token), index, scratch, most_share)
-        console.print(f"{found.pairs} pictures without sources were removed; their rows are skipped / vanished")
+            # Under the lock: what another run fuses meanwhile must not look vanished.
+            index = index_archive(job, scratch)
+            found = prune(new_settings(job, lock.token), index, scratch, most_share, lock.check)
+        console.print(f"{found.pairs} pairs without sources were pruned; their rows are skipped / vanished")
     return 0
 
 

@@ -55,14 +55,13 @@ async def load_places(places: Mapping[str, Place]) -> None:
 def _with_keys(prefix: str, fields: Mapping[str, Any], keys: object) -> PlaceWithKeys:
     try:
         found = json.loads(keys) if isinstance(keys, str) else keys
-        if not isinstance(found, dict):
-            raise ConfigurationError(
-                f"places: {prefix}: its Secret block must hold access_key_id and secret_access_key"
-            )
+    except ValueError as error:
+        raise ConfigurationError(f"places: {prefix}: its Secret block is no JSON") from error
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"places: {prefix}: its Secret block must be an object with access_key_id and so on")
+    try:
         return PlaceWithKeys.model_validate({**fields, **found})
     except ValidationError as error:
         # Without the values: they are secrets.
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise ConfigurationError(f"places: {prefix}: its Secret block does not fit: {wrong}") from None
-    except ValueError as error:
-        raise ConfigurationError(f"places: {prefix}: its Secret block is no JSON") from error

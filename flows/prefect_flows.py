@@ -125,12 +125,12 @@ async def fuse_archive(job: Job) -> State[None]:
         while (planned := await in_thread(stop, next, plans, None)) is not None:
             if job.deployment:
                 with watcher.get().begin(planned) as progress:
-                    await dispatch_shards(planned, progress)
+                    await dispatch_shards(planned, progress, check)
             else:
                 if prior is None:
                     prior = await asyncio.to_thread(open_prior, job)
                 await in_thread(stop, fuse_here, planned, prior, watcher.get(), PREFECT_STAGES, check)
-            summaries.append(await asyncio.to_thread(finish, planned))
+            summaries.append(await in_thread(stop, finish, planned))
             watcher.get().finish(summaries[-1])
     return await _final_state(job, summaries)
 

@@ -78,4 +78,6 @@ async def in_thread(
     except asyncio.CancelledError:
         stop.set()
         await asyncio.wait([working])
+        # What the thread says of its end is not news, and must not be reported as overlooked.
+        working.exception()
         raise

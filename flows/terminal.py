@@ -116,8 +116,8 @@ class TerminalWatcher:
             means = (f"{name} {_figure(seen.means.get(name))}" for name in PAPER_METRICS)
             self.console.print("means: " + "  ".join(means))
         print_problems(self.console, seen)
-        self.console.print(f"pictures  {join(run.dest, 'fused', summary.settings.job.method_name)}")
-        self.console.print(f"table     {run.metrics_uri}")
+        self.console.print(f"pictures  {escape(join(run.dest, 'fused', summary.settings.job.method_name))}")
+        self.console.print(f"table     {escape(run.metrics_uri)}")
 
 
 def print_problems(console: Console, seen: Overview) -> None:
@@ -173,7 +173,7 @@ def print_status(destination: str) -> int:
     try:
         runs = list_runs(dest)
         if not runs:
-            console.print(f"no runs below {dest}")
+            console.print(f"no runs below {escape(dest)}")
             return 2
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("run", "state", "pairs", *Status, "seconds"):

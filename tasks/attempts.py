@@ -42,13 +42,13 @@ class Deaths:
         """Deaths of the pair that was in most of them."""
         return max(self.by_position.values(), default=0)
 
-    def is_suspect(self, position: int) -> bool:
-        """Whether a pair may not share a batch any more."""
-        return self.by_position[position] >= DEADLY
+    def is_suspect(self, position: int, attempt: int) -> bool:
+        """Whether a pair may not share a batch any more; ``attempt`` is that of its row."""
+        return self.by_position[position] + attempt - 1 >= DEADLY
 
-    def is_poison(self, position: int) -> bool:
-        """Whether a pair is to be given up."""
-        return position in self.alone and self.is_suspect(position)
+    def is_poison(self, position: int, attempt: int) -> bool:
+        """Whether a pair is to be given up. An earlier attempt that failed counts as a death."""
+        return position in self.alone and self.is_suspect(position, attempt)
 
 
 class Marks:
@@ -61,6 +61,7 @@ class Marks:
     def __init__(self, run: RunFolder) -> None:
         self._folder = join(run.uri, "attempts")
         self._set: dict[str, str] = {}
+        self._kept: set[str] = set()
         self._lock = threading.Lock()
 
     def set(self, shard_id: str, chunk_id: str, positions: Sequence[int]) -> str:
@@ -77,6 +78,14 @@ class Marks:
             self._set[mark] = uri
         return mark
 
+    def keep(self, mark: str) -> None:
+        """Say that pictures are about to be written: :meth:`clear_all` leaves the mark, only :meth:`clear` takes it.
+
+        What ends between the pictures and their rows leaves pictures that rows of an earlier run may name.
+        """
+        with self._lock:
+            self._kept.add(mark)
+
     def clear(self, mark: str) -> None:
         """Say that this work is over, well or not.
 
@@ -89,13 +98,13 @@ class Marks:
             remove(uri)
 
     def clear_all(self) -> None:
-        """Take away every mark that is left, before this process ends in an orderly way.
+        """Take away every mark that is left and not kept, before this process ends in an orderly way.
 
         Raises:
             StorageError: a mark cannot be removed.
         """
         with self._lock:
-            marks = list(self._set)
+            marks = [mark for mark in self._set if mark not in self._kept]
         for mark in marks:
             self.clear(mark)
 
@@ -107,6 +116,27 @@ class Marks:
             yield
         finally:
             self.clear(mark)
+
+
+def marked_chunks(run: RunFolder) -> set[tuple[str, str]]:
+    """(shard_id, chunk_id) of the chunks with a mark, whatever became of them.
+
+    Raises:
+        StorageError: the marks cannot be listed.
+    """
+    names = (name.split("-") for name in list_names(join(run.uri, "attempts")))
+    return {(parts[0], parts[1]) for parts in names if len(parts) == 3}
+
+
+def clear_marks(run: RunFolder) -> None:
+    """Take away the marks of a run that is finished.
+
+    Raises:
+        StorageError: a mark cannot be removed.
+    """
+    folder = join(run.uri, "attempts")
+    for name in list_names(folder):
+        remove(join(folder, name))
 
 
 def read_deaths(run: RunFolder, shard_id: str) -> dict[str, Deaths]:

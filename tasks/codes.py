@@ -77,7 +77,7 @@ _STATUS_AND_SENTENCE: dict[Code, tuple[Status, str]] = {
     Code.WRITE_FAILED: (Status.FAILED, "Writing the result failed; check space and access, then run again."),
     Code.OUT_OF_MEMORY: (Status.FAILED, "Memory ran out on this pair; use a smaller batch or a larger machine."),
     Code.FUSION_FAILED: (Status.FAILED, "The fusion gave values that are not finite; check the prior."),
-    Code.PROCESS_DIED: (Status.FAILED, "The process died twice at work on this pair; mend it, then --retry failed."),
+    Code.PROCESS_DIED: (Status.FAILED, "The process died twice at work on this pair; look at its files and at memory."),
     Code.INTERNAL_ERROR: (Status.FAILED, "An unexpected error; please report it with the message beside this code."),
 }
 

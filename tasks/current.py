@@ -19,13 +19,17 @@ import pyarrow.compute as pc
 
 from tasks.ordered import ascending, newest
 from tasks.results import results_by_key
-from tasks.run_folder import RunFolder, current_folder, current_uri, history_folder, list_runs
+from tasks.run_folder import RunFolder, current_folder, current_uri, history_folder, list_runs, run_method
 from tasks.schemas import PLAN_COLUMNS, RESULT_SCHEMA
 from tasks.scratch import scratch_folder
-from tasks.storage import exists, list_names, read_needed, write_file
+from tasks.storage import exists, list_names, write_file
 from tasks.tables import TableWriter, fetch_needed, table_batches, table_metadata
 
 _FOLDED: Final = b"ddfm_folded_runs"
+
+
+_LATELY: Final = 20
+"""Runs, of which one may have been cut while it was compacted."""
 
 
 def compact(run: RunFolder, method: str) -> str:
@@ -117,24 +121,11 @@ def methods(dest: str) -> list[str]:
     """
     names = {name.removesuffix(".parquet") for name in list_names(current_folder(dest)) if name.endswith(".parquet")}
     compacted = set(list_names(history_folder(dest))) if names else set()
-    open_runs = [run for run in list_runs(dest) if f"{run.run_id}.parquet" not in compacted]
+    runs = list_runs(dest)
+    open_runs = [run for run in runs if f"{run.run_id}.parquet" not in compacted]
+    # A compaction that was cut between its two files has left a history file alone.
+    open_runs += [run for run in runs[-_LATELY:] if run not in open_runs and not exists(run.summary_uri)]
     return sorted(names | {method for run in open_runs if (method := run_method(run)) is not None})
-
-
-def run_method(run: RunFolder) -> str | None:
-    """The method of a run by its configuration, None when that does not say.
-
-    Raises:
-        StorageError: the configuration cannot be read.
-    """
-    if not exists(run.config_uri):
-        return None
-    try:
-        job = json.loads(read_needed(run.config_uri))["job"]
-        method = job["method"] or job["mode"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return str(method)
 
 
 def history_batches(run: RunFolder, scratch: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

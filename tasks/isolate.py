@@ -5,6 +5,7 @@ The batches have the sizes of an undisturbed run, so the pictures have its bytes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from ddfm_core.priors import Prior
@@ -17,9 +18,17 @@ from tasks.settings import RunSettings
 
 
 def fuse_isolated(
-    chunk: Chunk, deaths: Deaths, marks: Marks, settings: RunSettings, prior: Prior, progress: Progress
+    chunk: Chunk,
+    deaths: Deaths,
+    marks: Marks,
+    settings: RunSettings,
+    prior: Prior,
+    progress: Progress,
+    check: Callable[[], None],
 ) -> None:
     """Read, fuse, publish and commit a chunk with a mark around each step on each pair.
+
+    ``check`` is called before pictures are written and before the commit; what it raises ends the work.
 
     A pair that is known to kill its process becomes a row with the code PROCESS_DIED. A decoder that dies is found
     by the second death, a batch that dies by the third: the second says only which batch it was.
@@ -37,7 +46,7 @@ def fuse_isolated(
     prepared: dict[int, PreparedPair] = {}
     outcomes: dict[int, FusedPair | RefusedPair] = {}
     for position, row in enumerate(chunk.rows):
-        if deaths.is_poison(position):
+        if deaths.is_poison(position, row.attempt):
             found = f"{deaths.by_position[position]} times in this run"
             outcomes[position] = RefusedPair(row, Code.PROCESS_DIED, f"{Code.PROCESS_DIED.sentence} ({found})")
             continue
@@ -51,7 +60,7 @@ def fuse_isolated(
     positions = list(prepared)
     for batch in batches_of_one_size([pair.sources for pair in prepared.values()], settings.job.batch):
         members = [positions[index] for index in batch]
-        if any(deaths.is_suspect(position) for position in members):
+        if any(deaths.is_suspect(position, chunk.rows[position].attempt) for position in members):
             for place, position in enumerate(members):
                 with marked([position]):
                     # A batch of copies: the last bits of a result depend on the size of the batch.
@@ -63,9 +72,15 @@ def fuse_isolated(
                 fused = fuse_prepared([prepared[position] for position in members], settings, prior, untold)
             outcomes.update(zip(members, fused, strict=True))
             progress.fused(len(members))
+    check()
+    # No pair is to blame when this mark stays.
+    publishing = marks.set(chunk.shard_id, chunk.chunk_id, [])
+    marks.keep(publishing)
     rows = []
     for position in sorted(outcomes):
         with marked([position]):
             rows.append(publish_pair(outcomes[position], settings, str(prior.device)))
+    check()
     commit_chunk(settings.run, chunk.shard_id, chunk.chunk_id, rows)
+    marks.clear(publishing)
     progress.committed(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -134,6 +135,11 @@ class Job(BaseModel):
             source = getattr(self, name)
             if source is not None and f"{absolute(self.out)}/".startswith(f"{absolute(source)}/"):
                 raise ValueError(f"out: {self.out} lies inside {name}, so that results would be taken for sources")
+        for name in ("first", "second", "pairs", "out"):
+            place = getattr(self, name)
+            if place is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*@", place):
+                # Not repeated: there may be a password before the @.
+                raise ValueError(f"{name}: a URL must not hold credentials; they belong into the environment")
         for name in ("first_range", "second_range"):
             value = getattr(self, name)
             if value is not None and not value[0] < value[1]:
@@ -147,9 +153,15 @@ class Job(BaseModel):
         return self.method or self.mode
 
     @property
-    def sources(self) -> tuple[str | None, str | None, str | None]:
-        """Where the pairs come from."""
-        return (self.first, self.second, self.pairs)
+    def scope(self) -> tuple[object, ...]:
+        """Which pairs the job is about: its sources, and what it selects of them."""
+        places = tuple(source and absolute(source) for source in (self.first, self.second, self.pairs))
+        return (*places, self.only, self.limit, self.since)
+
+    @property
+    def selects(self) -> bool:
+        """Whether it is about a part of the archive only."""
+        return bool(self.only) or self.limit is not None or self.since is not None
 
     def fusion_config(self) -> FusionConfig:
         """The algorithm's part of the job."""

@@ -72,7 +72,7 @@ class PlanCounts:
         outdated: pairs whose row is of other settings, another prior or another version of the algorithm.
         retried: pairs that failed before, or were rejected and are wanted again.
         settled: rows of the index that need no work.
-        given_up: of the settled ones, how many failed ``MAX_ATTEMPTS`` times, or killed their process.
+        given_up: of the settled ones, how many failed ``MAX_ATTEMPTS`` times.
         unpaired: rows of the index that only have a code, settled or not.
         left_out: rows that need work and that the selection leaves out.
         vanished: pairs with a current row whose key is no longer in the archive.
@@ -118,6 +118,8 @@ def plan(
     shard_pairs: int,
     scratch: Path,
     selection: Selection = EVERYTHING,
+    overwritten: Sequence[str] = (),
+    just_ended: str = "",
 ) -> Plan:
     """Leave out what is settled, and deal the rest into shards and chunks, by key.
 
@@ -133,6 +135,8 @@ def plan(
         shard_pairs: pairs per shard.
         scratch: a local folder for the plan.
         selection: what the run is to look at.
+        overwritten: keys of pairs whose picture is not that of their row, which settles nothing then.
+        just_ended: id of a run whose pairs that killed their process are left to a later plan.
 
     Raises:
         StorageError: the index or the current rows are not in the order of their keys, or one occurs twice.
@@ -149,7 +153,8 @@ def plan(
             if pairs is None:
                 continue
             keys = rows["pair_key"].combine_chunks()
-            verdict = _judge(pairs, rows.take(pc.index_in(pairs["pair_key"], value_set=keys)), config_hash, selection)
+            previous = rows.take(pc.index_in(pairs["pair_key"], value_set=keys))
+            verdict = _judge(pairs, previous, config_hash, selection, overwritten, just_ended)
             wanted = ~verdict.settled & chosen.of(pairs)
             if selection.limit is not None:
                 room = selection.limit - draft.to_fuse
@@ -228,7 +233,14 @@ class _Verdict(NamedTuple):
     attempt: NDArray[np.int32]
 
 
-def _judge(pairs: pa.Table, previous: pa.Table, config_hash: str, selection: Selection) -> _Verdict:
+def _judge(
+    pairs: pa.Table,
+    previous: pa.Table,
+    config_hash: str,
+    selection: Selection,
+    overwritten: Sequence[str],
+    just_ended: str,
+) -> _Verdict:
     """``previous`` has the row that each pair had before, of nulls where there is none."""
     coded = pc.is_valid(pairs["code"]).to_numpy()
     unfused = pc.is_null(previous["status"]).to_numpy() | _is_any(previous["code"], _WITHOUT_FUSION)
@@ -239,10 +251,12 @@ def _judge(pairs: pa.Table, previous: pa.Table, config_hash: str, selection: Sel
     attempts = pc.fill_null(previous["attempt"], 0).to_numpy()
     failed = same & _is_any(previous["status"], (Status.FAILED,))
     rejected = same & _is_any(previous["status"], (Status.REJECTED,))
-    deadly = _is_any(previous["code"], (Code.PROCESS_DIED,))
-    given_up = failed & ((attempts >= MAX_ATTEMPTS) | deadly) & ("failed" not in selection.retry)
+    given_up = failed & (attempts >= MAX_ATTEMPTS) & ("failed" not in selection.retry)
     settled = given_up | (same & _is_any(previous["status"], (Status.OK, Status.SKIPPED)))
+    # Tried again at once it would end this process, too, before the outcome is told.
+    settled |= failed & _is_any(previous["code"], (Code.PROCESS_DIED,)) & _equal(previous["run_id"], just_ended)
     settled |= rejected & coded if "rejected" in selection.retry else rejected
+    settled &= ~_is_any(pairs["pair_key"], overwritten)
     return _Verdict(
         coded,
         settled,
@@ -263,7 +277,9 @@ def _equal(column: Any, other: Any) -> NDArray[np.bool_]:
 
 
 def _is_any(column: Any, values: Sequence[str]) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = pc.is_in(column, value_set=pa.array([str(value) for value in values])).to_numpy()
+    found: NDArray[np.bool_] = pc.is_in(
+        column, value_set=pa.array([str(value) for value in values], pa.string())
+    ).to_numpy()
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ddfm_core.fusion import ALGORITHM_VERSION
 from tasks.codes import Code, ConfigurationError
 from tasks.current import compact, current_batches
 from tasks.index import Index
+from tasks.job import Job
 from tasks.manifest import ManifestDraft, draft_rows, manifest_batches, manifest_rows, write_manifest
 from tasks.outputs import output_folder, output_relative
 from tasks.plan import PlanCounts, vanished_rows, write_counts
@@ -24,11 +26,11 @@ from tasks.results import commit_chunk, reconcile
 from tasks.run_folder import finish_run, unfinished_run
 from tasks.schemas import PLAN_COLUMNS, VANISHED_SCHEMA, ManifestRow, ResultRow
 from tasks.settings import RunSettings, write_settings
-from tasks.storage import join, remove
+from tasks.storage import absolute, join, remove
 from tasks.tables import TableWriter, table_batches
 
 _REMOVERS: Final = 16
-_COLUMNS: Final = (*PLAN_COLUMNS, "first_uri", "second_uri")
+_COLUMNS: Final = tuple(dict.fromkeys((*PLAN_COLUMNS, *VANISHED_SCHEMA.names, "first_uri", "second_uri")))
 
 
 @dataclass(frozen=True)
@@ -46,34 +48,43 @@ class Pruning:
     rows: int
 
 
-def vanished_outputs(dest: str, method: str, index: Index, scratch: Path) -> Pruning:
-    """The current rows whose keys the archive has no more; nothing is changed.
+def vanished_outputs(dest: str, job: Job, index: Index, scratch: Path) -> Pruning:
+    """The current rows of the job's method and sources whose keys the archive has no more; nothing is changed.
 
     Args:
         dest: the destination.
-        method: of the rows.
+        job: whose method and sources. Rows of other folders under the same destination are not looked at; those of
+            a table of pairs are all rows of its method.
         index: the archive, just now.
         scratch: a local folder for the list.
 
     Raises:
+        ConfigurationError: the job selects a part of its archive.
         StorageError: the rows cannot be read.
     """
+    if job.selects:
+        raise ConfigurationError("only, limit, since: pruning compares a whole archive; leave them out")
     path = scratch / "vanished-outputs.parquet"
     seen = 0
-
-    def counted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        nonlocal seen
-        for table in tables:
-            seen += len(table)
-            yield table
-
     with TableWriter(path, VANISHED_SCHEMA) as writer:
-        for rows in vanished_rows(index, counted(current_batches(dest, method, scratch))):
+        for rows in _rows_of_sources(dest, job, scratch):
+            seen += len(rows) - pc.sum(pc.fill_null(pc.equal(rows["code"], Code.VANISHED), False)).as_py()
+        for rows in vanished_rows(index, _rows_of_sources(dest, job, scratch)):
             writer.write(rows.select(VANISHED_SCHEMA.names).cast(VANISHED_SCHEMA))
     return Pruning(path, writer.rows, seen)
 
 
-def prune(settings: RunSettings, index: Index, scratch: Path, most_share: float = 0.5) -> Pruning:
+def _rows_of_sources(dest: str, job: Job, scratch: Path) -> Iterator[pa.Table]:
+    for rows in current_batches(dest, job.method_name, scratch, _COLUMNS):
+        if job.first is None or job.second is None:
+            yield rows
+            continue
+        is_first = pc.starts_with(rows["first_uri"], f"{absolute(job.first)}/")
+        is_second = pc.starts_with(rows["second_uri"], f"{absolute(job.second)}/")
+        yield rows.filter(pc.or_(pc.fill_null(is_first, False), pc.fill_null(is_second, False)))
+
+
+def prune(settings: RunSettings, index: Index, scratch: Path, most_share: float, check: Callable[[], None]) -> Pruning:
     """Remove the pictures of vanished pairs, and write a run whose rows say so; their current rows are skipped then.
 
     The pictures go first: a process that is killed before the rows are written leaves pairs that are still vanished,
@@ -84,16 +95,17 @@ def prune(settings: RunSettings, index: Index, scratch: Path, most_share: float 
         index: the archive, just now.
         scratch: a local folder.
         most_share: of the current rows, how many may vanish; more looks like an archive that is not mounted.
+        check: called before pictures are removed and before each commit; what it raises ends the pruning.
 
     Raises:
         ConfigurationError: more would vanish, or another run waits to be resumed.
         StorageError: a picture cannot be removed, or the run not be written.
     """
     run, job = settings.run, settings.job
-    waiting = unfinished_run(run.dest)
+    waiting = unfinished_run(run.dest, job.method_name)
     if waiting is not None:
         raise ConfigurationError(f"run {waiting.run_id} is not finished; run `ddfm fuse` to finish it, then prune")
-    pruning = vanished_outputs(run.dest, job.method_name, index, scratch)
+    pruning = vanished_outputs(run.dest, job, index, scratch)
     if pruning.pairs > most_share * pruning.rows:
         raise ConfigurationError(
             f"{pruning.pairs} of {pruning.rows} pairs are gone from the archive, more than a share of {most_share:g}; "
@@ -101,16 +113,17 @@ def prune(settings: RunSettings, index: Index, scratch: Path, most_share: float 
         )
     if not pruning.pairs:
         return pruning
+    check()
     _remove_outputs(run.dest, job.method_name, pruning.path)
     with ManifestDraft(scratch) as draft:
-        columns = current_batches(run.dest, job.method_name, scratch, _COLUMNS)
-        for rows in vanished_rows(index, columns):
+        for rows in vanished_rows(index, _rows_of_sources(run.dest, job, scratch)):
             draft.add(draft_rows(rows, Code.VANISHED))
     manifest = draft.deal(job.chunk_pairs, job.shard_pairs)
     write_settings(settings)
     write_counts(run, PlanCounts(found=index.rows, vanished=pruning.pairs))
     write_manifest(run, manifest.path)
     for (shard_id, chunk_id), members in groupby(_plan_rows(settings), key=lambda row: (row.shard_id, row.chunk_id)):
+        check()
         commit_chunk(run, shard_id, chunk_id, [_result(row, settings) for row in members])
     reconciliation = reconcile(run)
     compact(run, job.method_name)

@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
-from tasks.storage import OWN_FOLDER, exists, join, list_names, write_atomic
+from tasks.storage import OWN_FOLDER, exists, join, list_names, read_needed, write_atomic
+
+_ID_TIME: Final = "%Y%m%dT%H%M%S-%f"
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,21 @@ def current_uri(dest: str, method: str) -> str:
 def new_run(dest: str, now: datetime | None = None) -> RunFolder:
     """A folder for a new run; nothing is written yet. Its id is the UTC time in microseconds and a random part."""
     now = (now or datetime.now(UTC)).astimezone(UTC)
-    return RunFolder(dest, f"{now:%Y%m%dT%H%M%S-%f}-{secrets.token_hex(3)}")
+    return RunFolder(dest, f"{now:{_ID_TIME}}-{secrets.token_hex(3)}")
+
+
+def next_run(dest: str) -> RunFolder:
+    """A new run whose id comes after those of all others, whatever the clocks of the machines that made them.
+
+    Raises:
+        StorageError: the destination cannot be read.
+    """
+    now = datetime.now(UTC)
+    runs = list_runs(dest)
+    if runs and runs[-1].run_id >= f"{now:{_ID_TIME}}":
+        with suppress(ValueError):
+            now = datetime.strptime(runs[-1].run_id[:22], _ID_TIME).replace(tzinfo=UTC) + timedelta(microseconds=1)
+    return new_run(dest, now)
 
 
 def list_runs(dest: str) -> list[RunFolder]:
@@ -109,8 +126,8 @@ def list_runs(dest: str) -> list[RunFolder]:
     return [RunFolder(dest, name) for name in list_names(join(dest, OWN_FOLDER, "runs"))]
 
 
-def unfinished_run(dest: str) -> RunFolder | None:
-    """The newest run when it has a plan but no summary.
+def unfinished_run(dest: str, method: str | None = None) -> RunFolder | None:
+    """The newest run, or the newest one of a method, when it has a plan but no summary.
 
     Older ones are passed over: a newer plan took account of what they committed, and rows that they gained
     now would look older than they are. A run killed before it had a plan is no run.
@@ -119,9 +136,25 @@ def unfinished_run(dest: str) -> RunFolder | None:
         StorageError: the destination cannot be read.
     """
     for run in reversed(list_runs(dest)):
-        if exists(run.manifest_uri):
+        if exists(run.manifest_uri) and method in (None, run_method(run)):
             return None if exists(run.summary_uri) else run
     return None
+
+
+def run_method(run: RunFolder) -> str | None:
+    """The method of a run by its configuration, None when that does not say.
+
+    Raises:
+        StorageError: the configuration cannot be read.
+    """
+    if not exists(run.config_uri):
+        return None
+    try:
+        job = json.loads(read_needed(run.config_uri))["job"]
+        method = job["method"] or job["mode"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(method)
 
 
 def finish_run(run: RunFolder, summary: Mapping[str, Any]) -> None:

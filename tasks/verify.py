@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.codes import ConfigurationError, PairError
-from tasks.current import current_batches, history_batches, methods, run_method
+from tasks.current import current_batches, history_batches, methods
 from tasks.manifest import ManifestDraft, draft_rows, write_manifest
 from tasks.ordered import aligned
 from tasks.outputs import output_folder, output_relative, output_sha256
 from tasks.plan import PlanCounts, write_counts
 from tasks.results import row_faults
-from tasks.run_folder import RunFolder, list_runs, new_run, unfinished_run
+from tasks.run_folder import RunFolder, list_runs, next_run, run_method, unfinished_run
 from tasks.schemas import BROKEN_SCHEMA
 from tasks.scratch import open_database
 from tasks.settings import read_settings, write_settings
@@ -227,7 +227,7 @@ def write_repair_run(dest: str, method: str, broken: Path, scratch: Path) -> Rep
         ConfigurationError: another run waits to be resumed, or the settings of the pairs cannot be read.
         StorageError: a table cannot be read, or the run not be written.
     """
-    waiting = unfinished_run(dest)
+    waiting = unfinished_run(dest, method)
     if waiting is not None:
         raise ConfigurationError(f"run {waiting.run_id} is not finished; run `ddfm fuse` to finish it, then repair")
     newest_run = _newest_run_of(dest, method, broken, scratch)
@@ -241,7 +241,7 @@ def write_repair_run(dest: str, method: str, broken: Path, scratch: Path) -> Rep
             left += len(rows) - len(same)
             draft.add(draft_rows(same))
     manifest = draft.deal(settings.job.chunk_pairs, settings.job.shard_pairs)
-    repair = replace(settings, run=new_run(dest))
+    repair = replace(settings, run=next_run(dest))
     write_settings(repair)
     write_counts(repair.run, PlanCounts(found=manifest.rows + left, retried=manifest.rows, left_out=left))
     write_manifest(repair.run, manifest.path)

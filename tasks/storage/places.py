@@ -36,7 +36,7 @@ class PlaceOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     endpoint_url: str | None = Field(
-        None, pattern=r"^https?://", description="The server's address, such as https://s3.example.org."
+        None, pattern=r"^https?://[^@]+$", description="The server's address, such as https://s3.example.org."
     )
     region: str | None = Field(None, description="Region of the buckets; most servers other than AWS have none.")
     profile: str | None = Field(None, description="Name of a profile in the AWS credentials file.")

@@ -137,6 +137,19 @@ def test_the_rows_have_the_token_of_their_lock(archive):
     assert tokens == {"000": 1, "001": 2, "002": 1, "003": 1, "004": 1}
 
 
+def test_prune_takes_no_selection(archive, capsys):
+    with pytest.raises(SystemExit):
+        ddfm(archive, "prune", "--only", "000", "--yes")
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_a_url_with_a_password_is_refused_and_not_repeated(archive, capsys):
+    assert ddfm(archive, "index", "--out", "sftp://user:hush@host/out") == 2
+    told = capsys.readouterr().err
+    assert "out: a URL must not hold credentials" in told
+    assert "hush" not in told
+
+
 def test_a_destination_is_given_once(tmp_path, capsys):
     assert main(["verify"]) == 2
     assert "give either a destination or --config" in capsys.readouterr().err

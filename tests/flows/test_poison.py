@@ -34,7 +34,7 @@ if sys.argv[1] == "decoder":
         return image
     tasks.chunk.read_raster = poisoned
 elif sys.argv[1] == "network":
-    flat = lambda first, *_: bool((first.flatten(1).std(1) == 0).any())
+    flat = lambda first, *_: bool((first.flatten(1).amax(1) == first.flatten(1).amin(1)).any())
     tasks.fuse.fuse = die_at_flat(flat, tasks.fuse.fuse)
 run_archive(make_job(json.loads(sys.argv[2])), TerminalWatcher(make_console()))
 """
@@ -74,3 +74,12 @@ def test_a_pair_that_kills_its_process_is_isolated(tmp_path, poison, deaths):
     # Without the poison its batch is smaller by one, which may move its partner's last bits.
     assert {key for key in expected if found[key] != expected[key]} <= {"003.png"}
     assert found.keys() == expected.keys()
+    # The next run tries it once more, alone: one death is enough then, and nothing else is hurt.
+    assert run(poison, settings).returncode == -signal.SIGKILL
+    again = run(poison, settings)
+    assert again.returncode == 0, again.stdout + again.stderr
+    rows = {row["pair_key"]: row for row in current_rows(settings["out"], columns=None).to_pylist()}
+    assert (rows["002"]["code"], rows["002"]["attempt"]) == (Code.PROCESS_DIED, 2)
+    # It was not to blame: without what kills, it is fused.
+    assert run("nothing", settings).returncode == 0
+    assert pictures(root / "out/fused/paper") == pictures(root / "calm/fused/paper")

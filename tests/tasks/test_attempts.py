@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from tasks.attempts import Deaths, Marks, read_deaths
+from tasks.attempts import Deaths, Marks, clear_marks, marked_chunks, read_deaths
 from tasks.run_folder import RunFolder
 
 
@@ -50,11 +50,31 @@ def test_deaths_are_counted_by_pair_and_shard(run):
 
 def test_a_pair_is_poison_after_two_deaths_of_which_one_was_its_own():
     once = Deaths(Counter({0: 1}), frozenset({0}))
-    assert not once.is_suspect(0)
-    assert not once.is_poison(0)
+    assert not once.is_suspect(0, 1)
+    assert not once.is_poison(0, 1)
+    assert once.is_poison(0, 2)  # an attempt that failed before counts
     together = Deaths(Counter({0: 2, 1: 2}), frozenset())
-    assert together.is_suspect(0)
-    assert not together.is_poison(0)
-    assert Deaths(Counter({0: 2}), frozenset({0})).is_poison(0)
-    assert not Deaths().is_suspect(5)
+    assert together.is_suspect(0, 1)
+    assert not together.is_poison(0, 1)
+    assert Deaths(Counter({0: 2}), frozenset({0})).is_poison(0, 1)
+    assert not Deaths().is_suspect(5, 1)
     assert (together.most, Deaths().most) == (2, 0)
+
+
+def test_a_mark_of_pictures_being_written_outlives_an_orderly_end(run):
+    marks = Marks(run)
+    marks.set("0000", "0001", [0])
+    mark = marks.set("0000", "0002", [0, 1])
+    marks.keep(mark)
+    marks.clear_all()
+    assert marked_chunks(run) == {("0000", "0002")}
+    marks.clear(mark)
+    assert marked_chunks(run) == set()
+
+
+def test_marks_of_a_finished_run_are_taken_away(run):
+    Marks(run).set("0000", "0001", [0])
+    Marks(run).set("0003", "0001", [0])
+    assert marked_chunks(run) == {("0000", "0001"), ("0003", "0001")}
+    clear_marks(run)
+    assert marked_chunks(run) == set()

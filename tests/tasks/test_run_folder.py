@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tasks.run_folder import RunFolder, current_uri, list_runs, new_run, unfinished_run
+from tasks.run_folder import RunFolder, current_uri, list_runs, new_run, next_run, unfinished_run
 from tasks.storage import write_atomic
 from tests.runs import begin, commit_all, finish, found_pairs
 
@@ -58,3 +58,20 @@ def test_the_newest_run_with_a_plan_decides(dest: str) -> None:
     finish(new)
     assert unfinished_run(dest) is None
     assert list_runs(dest) == [old, without_plan, new]
+
+
+def test_a_run_comes_after_those_of_machines_whose_clocks_are_ahead(dest: str) -> None:
+    ahead = new_run(dest, datetime.now(UTC) + timedelta(days=2))
+    write_atomic(ahead.config_uri, b"{}")
+    assert next_run(dest).run_id > ahead.run_id
+    assert next_run(f"{dest}/elsewhere").run_id < ahead.run_id
+
+
+def test_the_runs_of_methods_are_kept_apart(dest: str) -> None:
+    paper = begin(dest, found_pairs(1))
+    write_atomic(paper.config_uri, b'{"job": {"method": null, "mode": "paper"}}')
+    released = begin(dest, found_pairs(1))
+    write_atomic(released.config_uri, b'{"job": {"method": "soft", "mode": "released"}}')
+    assert unfinished_run(dest, "paper") == paper
+    assert unfinished_run(dest, "soft") == released
+    assert unfinished_run(dest, "other") is None

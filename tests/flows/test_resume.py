@@ -1,0 +1,123 @@
+"""Which unfinished run a job goes on with, and what the others leave behind."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import pytest
+
+from flows.fuse_archive import run_archive
+from tasks import chunk
+from tasks.attempts import marked_chunks
+from tasks.current import current_rows
+from tasks.job import make_job
+from tasks.run_folder import RunFolder, list_runs, unfinished_run
+from tasks.storage import StorageError
+from tests.archives import job_settings, make_archive, pictures, write_picture
+from tests.runs import SilentWatcher
+
+
+def fuse(settings):
+    run_archive(make_job(settings), SilentWatcher())
+
+
+def cut(monkeypatch, settings, chunks):
+    """Run until the destination refuses the rows of the chunk after so many, when its pictures are written."""
+    right, calls = chunk.commit_chunk, []
+
+    def refusing(run, shard_id, chunk_id, rows):
+        calls.append(chunk_id)
+        if len(calls) > chunks:
+            raise StorageError(run.uri, "the disk is full", "make room")
+        right(run, shard_id, chunk_id, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chunk, "commit_chunk", refusing)
+        with pytest.raises(StorageError, match="the disk is full"):
+            fuse(settings)
+
+
+def rows(settings, method="paper"):
+    return {row["pair_key"]: row for row in current_rows(settings["out"], method, columns=None).to_pylist()}
+
+
+def assert_sound(settings, method="paper"):
+    for row in rows(settings, method).values():
+        assert hashlib.sha256(Path(row["output_uri"]).read_bytes()).hexdigest() == row["output_sha256"]
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return job_settings(make_archive(tmp_path, 6), steps=1)
+
+
+def test_a_job_of_another_method_in_between_does_not_end_a_run(settings, monkeypatch):
+    cut(monkeypatch, settings, 1)
+    left = unfinished_run(settings["out"], "paper")
+    fuse(settings | {"mode": "released"})
+    fuse(settings)
+    assert {row["run_id"] for row in rows(settings).values()} == {left.run_id}
+    assert len(rows(settings)) == 6
+    assert marked_chunks(left) == set()
+
+
+def test_a_selection_leaves_an_unfinished_run_alone(settings, monkeypatch):
+    cut(monkeypatch, settings, 1)
+    fuse(settings | {"only": ["005"]})
+    assert sorted(rows(settings)) == ["000", "001", "005"]
+    fuse(settings)
+    assert sorted(rows(settings)) == [f"{number:03}" for number in range(6)]
+    assert_sound(settings)
+
+
+def test_pictures_of_a_run_that_was_given_up_are_noticed(settings, monkeypatch):
+    fuse(settings)
+    before = pictures(Path(settings["out"]) / "fused/paper")
+    cut(monkeypatch, settings | {"seed": 7}, 1)
+    # The third and fourth picture are those of the other seed, and their rows are not.
+    assert pictures(Path(settings["out"]) / "fused/paper") != before
+    fuse(settings)
+    assert pictures(Path(settings["out"]) / "fused/paper") == before
+    assert_sound(settings)
+    runs = len(list_runs(settings["out"]))
+    fuse(settings)
+    assert len(list_runs(settings["out"])) == runs
+
+
+def test_what_a_resumed_run_tried_again_is_not_tried_once_more(settings, monkeypatch):
+    write_picture(Path(settings["first"]) / "003.png", 5, size=(8, 8))
+    fuse(settings)
+    runs = len(list_runs(settings["out"]))
+    again = settings | {"retry": ["rejected"]}
+    cut(monkeypatch, again, 0)
+    fuse(again)
+    assert len(list_runs(settings["out"])) == runs + 1
+
+
+def test_a_configuration_of_another_version_is_no_obstacle(settings, monkeypatch, caplog):
+    cut(monkeypatch, settings, 1)
+    left = unfinished_run(settings["out"])
+    config = Path(left.config_uri)
+    config.write_text(config.read_text().replace('"eta"', '"no_such_field"'))
+    with caplog.at_level(logging.WARNING):
+        fuse(settings)
+    assert "the run is not resumed" in caplog.text
+    assert len(rows(settings)) == 6
+
+
+def test_a_resumed_run_has_the_job_as_it_is_now(settings, monkeypatch):
+    from tasks.settings import read_settings
+
+    cut(monkeypatch, settings, 1)
+    left = unfinished_run(settings["out"])
+    fuse(settings | {"batch": 1, "readers": 2})
+    job = read_settings(RunFolder(settings["out"], left.run_id)).job
+    assert (job.batch, job.readers) == (1, 2)
+
+
+def test_relative_and_absolute_sources_are_the_same(settings, monkeypatch, tmp_path):
+    cut(monkeypatch, settings, 1)
+    left = unfinished_run(settings["out"])
+    monkeypatch.chdir(tmp_path)
+    fuse(settings | {"first": "ir", "second": "vi"})
+    assert {row["run_id"] for row in rows(settings).values()} == {left.run_id}
