@@ -25,7 +25,7 @@ from tasks.lock import read_lock
 from tasks.manifest import chunk_sizes
 from tasks.overview import PROBLEM_COLUMNS, Overview, overview
 from tasks.results import ReconcileError, result_batches
-from tasks.run_folder import RunFolder, list_runs
+from tasks.run_folder import RunFolder, current_uri, list_runs
 from tasks.schemas import ResultRow
 from tasks.scratch import scratch_folder
 from tasks.storage import StorageError, absolute, exists, join, read_needed
@@ -117,7 +117,7 @@ class TerminalWatcher:
             self.console.print("means: " + "  ".join(means))
         print_problems(self.console, seen)
         self.console.print(f"pictures  {escape(join(run.dest, 'fused', summary.settings.job.method_name))}")
-        self.console.print(f"table     {escape(run.metrics_uri)}")
+        self.console.print(f"table     {escape(current_uri(run.dest, summary.settings.job.method_name))}")
 
 
 def print_problems(console: Console, seen: Overview) -> None:
