@@ -109,7 +109,7 @@ def measure(job: Job, pairs: int, server: servers.S3Server | None) -> None:
         spent = (time.perf_counter() - wall, time.process_time() - cpu, server_seconds(server) - serving)
         lines.append((name, *(1000 * seconds / pairs for seconds in spent)))
 
-    runs = plan_runs(job)
+    runs = plan_runs(job, token=1)
     with phase("index, plan"):
         planned = next(runs)
     with phase("read, normalise, encode, write, commit"):
@@ -130,7 +130,7 @@ def profile(job: Job, lines: int) -> None:
     from flows.fuse_shard import shard_chunks
 
     tasks.chunk.measure = lambda *_: dict.fromkeys(METRIC_NAMES, 0.0)
-    planned = next(plan_runs(job))
+    planned = next(plan_runs(job, token=1))
     settings = planned.settings
     profiler = cProfile.Profile()
     for shard_id in planned.shard_ids:

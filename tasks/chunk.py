@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -27,8 +26,8 @@ from tasks.read.raster import Image, read_raster
 from tasks.register import on_same_grid
 from tasks.results import commit_chunk
 from tasks.schemas import ManifestRow, ResultRow
-from tasks.settings import RunSettings
-from tasks.storage import ReadBudget, read_bytes, write_atomic
+from tasks.settings import RunSettings, package_version
+from tasks.storage import ReadBudget, StorageError, read_bytes, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +154,11 @@ def publish_chunk(
 
 
 def read_pair(row: ManifestRow, job: Job) -> PreparedPair | RefusedPair:
-    """Read, check and normalise one pair; whatever is wrong with it comes back as a refusal."""
+    """Read, check and normalise one pair; whatever is wrong with it comes back as a refusal.
+
+    Raises:
+        StorageError: the store of a source is out of reach, and no pair could be read.
+    """
     if row.code is not None:
         return RefusedPair(row, row.code, row.message)
     if row.first_uri is None or row.second_uri is None:
@@ -177,6 +180,8 @@ def read_pair(row: ManifestRow, job: Job) -> PreparedPair | RefusedPair:
         return RefusedPair(row, error.code, f"{side} source: {error}" if side else str(error))
     except MemoryError as error:
         return RefusedPair(row, Code.OUT_OF_MEMORY, f"{Code.OUT_OF_MEMORY.sentence} ({error})")
+    except StorageError:
+        raise
     except Exception as error:  # noqa: BLE001 - a fault of ours in one pair must not cost the others
         return _unexpected(row, error)
 
@@ -296,7 +301,7 @@ def _common_columns(row: ManifestRow, settings: RunSettings, device: str) -> dic
         "prior_sha256": settings.prior_sha256,
         "config_hash": settings.config_hash,
         "algorithm_version": str(ALGORITHM_VERSION),
-        "package_version": version("ddfm-pipeline"),
+        "package_version": package_version(),
         "device": device,
         "finished_at": datetime.now(UTC),
     }

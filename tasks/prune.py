@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -25,7 +24,7 @@ from tasks.plan import PlanCounts, vanished_rows, write_counts
 from tasks.results import commit_chunk, reconcile
 from tasks.run_folder import finish_run, unfinished_run
 from tasks.schemas import PLAN_COLUMNS, VANISHED_SCHEMA, ManifestRow, ResultRow
-from tasks.settings import RunSettings, write_settings
+from tasks.settings import RunSettings, package_version, write_settings
 from tasks.storage import absolute, join, remove
 from tasks.tables import TableWriter, table_batches
 
@@ -182,7 +181,7 @@ def _result(row: ManifestRow, settings: RunSettings) -> ResultRow:
         prior_sha256=settings.prior_sha256,
         config_hash=settings.config_hash,
         algorithm_version=str(ALGORITHM_VERSION),
-        package_version=version("ddfm-pipeline"),
+        package_version=package_version(),
         device="",
         finished_at=datetime.now(UTC),
     )

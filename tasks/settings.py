@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 
 from ddfm_core.fusion import ALGORITHM_VERSION
@@ -14,6 +15,12 @@ from tasks.run_folder import RunFolder
 from tasks.storage import join, read_needed, write_atomic
 
 PACKAGES = ("ddfm-pipeline", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "pyarrow", "prefect")
+
+
+@cache
+def package_version() -> str:
+    """The installed version of this package; kept, because every row has it and finding it opens files."""
+    return version("ddfm-pipeline")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,11 @@ _TRANSIENT_CODES: Final = frozenset(
      "RequestLimitExceeded", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests",
      "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
 )  # fmt: skip
+_STORE_REFUSES: Final = frozenset(
+    # Of S3: not this object but everything below is out of reach, by the same key or at all.
+    {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "NoSuchBucket", "RequestTimeTooSkewed",
+     "SignatureDoesNotMatch", "TokenRefreshRequired"}
+)  # fmt: skip
 _NO_CREDENTIALS: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"})
 _NOT_IMPLEMENTED: Final = 501
 
@@ -78,6 +83,11 @@ def is_named(error: BaseException, names: frozenset[str]) -> bool:
 def is_refusal(error: BaseException) -> bool:
     """Whether the store refuses these credentials, or none were found."""
     return isinstance(error, PermissionError) or is_named(error, _NO_CREDENTIALS)
+
+
+def concerns_all(error: BaseException) -> bool:
+    """Whether every other object of the store would fail alike: credentials that ended, a bucket that is gone."""
+    return s3_code(error) in _STORE_REFUSES or is_named(error, _NO_CREDENTIALS)
 
 
 def is_missing(error: BaseException) -> bool:

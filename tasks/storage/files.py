@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from tasks.storage import s3
-from tasks.storage.explanations import named, pair_error
+from tasks.storage.errors import concerns_all
+from tasks.storage.explanations import named, pair_error, storage_error
 from tasks.storage.paths import bucket_and_key, local_path, protocol
 from tasks.storage.places import filesystem
 from tasks.storage.retries import retrying
@@ -19,10 +20,13 @@ def read_bytes(uri: str) -> bytes:
 
     Raises:
         PairError: MISSING_SOURCE (also for a folder), PERMISSION_DENIED, OUT_OF_MEMORY, READ_FAILED.
+        StorageError: no other file of the store could be read either: credentials that ended, a bucket that is gone.
     """
     try:
         return read_whole(uri)
     except Exception as error:
+        if concerns_all(error):
+            raise storage_error(uri, error) from error
         raise pair_error(uri, error) from error
 
 

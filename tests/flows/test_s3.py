@@ -58,3 +58,38 @@ def test_wrong_credentials_are_named(s3_bucket, s3_environment, tmp_path):
     assert answer.returncode == 3
     assert s3_bucket in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_credentials_that_end_in_the_middle_stop_the_run_and_not_its_pairs(tmp_path, s3_bucket, s3_server, monkeypatch):
+    """The keys of the sources end after the first chunk; those of the destination, a local folder, do not matter."""
+    from flows.fuse_archive import run_archive
+    from tasks import chunk
+    from tasks.current import current_rows
+    from tasks.job import make_job
+    from tasks.storage import StorageError
+    from tests.runs import SilentWatcher
+
+    client = s3_server.client()
+    root = make_archive(tmp_path, 6)
+    for path in [*root.glob("ir/*.png"), *root.glob("vi/*.png")]:
+        client.put_object(
+            Bucket=s3_bucket.removeprefix("s3://"), Key=str(path.relative_to(root)), Body=path.read_bytes()
+        )
+    settings = {"first": f"{s3_bucket}/ir", "second": f"{s3_bucket}/vi", "out": f"{tmp_path}/out", "steps": 1}
+    job = make_job(settings | {"chunk_pairs": 2, "readers": 1})
+    right, read = chunk.read_bytes, []
+
+    def reading(uri):
+        read.append(uri)
+        if len(read) == 5:
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "ended")
+        return right(uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chunk, "read_bytes", reading)
+        with pytest.raises(StorageError, match=r"access was refused \(SignatureDoesNotMatch"):
+            run_archive(job, SilentWatcher())
+    assert {row["status"] for row in current_rows(job.out, "paper", columns=None).to_pylist()} <= {"ok"}
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    run_archive(job, SilentWatcher())
+    assert [row["status"] for row in current_rows(job.out, "paper", columns=None).to_pylist()] == ["ok"] * 6
