@@ -92,7 +92,10 @@ class Job(BaseModel):
     batch: int = Field(4, ge=1, description="Pairs of one size that go through the network together.")
     chunk_pairs: int = Field(16, ge=1, description="Pairs committed together: the most that a kill can cost twice.")
     shard_pairs: int = Field(2048, ge=1, description="Pairs per dispatched flow run; size it for minutes of work.")
-    readers: int = Field(4, ge=1, le=64, description="Pairs read, and pictures written, at the same time.")
+    readers: int = Field(
+        8, ge=1, le=64,
+        description="Pairs read, and pictures written, at the same time; 16 suits small pictures on object stores.",
+    )  # fmt: skip
     read_megabytes: int = Field(512, ge=1, description="Source files held in memory while they are decoded, together.")
     deployment: str | None = Field(
         None,
