@@ -51,6 +51,9 @@ class Silence:
     def waiting(self, read: int, publish: int) -> None:
         """Nothing."""
 
+    def indexed(self, counts: object) -> None:
+        """Nothing."""
+
     def begin(self, planned: object) -> contextlib.AbstractContextManager[Progress]:
         """This, for the time of the run."""
         del planned
@@ -109,7 +112,7 @@ def measure(job: Job, pairs: int, server: servers.S3Server | None) -> None:
         spent = (time.perf_counter() - wall, time.process_time() - cpu, server_seconds(server) - serving)
         lines.append((name, *(1000 * seconds / pairs for seconds in spent)))
 
-    runs = plan_runs(job, token=1)
+    runs = plan_runs(job, 1, Silence())
     with phase("index, plan"):
         planned = next(runs)
     with phase("read, normalise, encode, write, commit"):
@@ -130,7 +133,7 @@ def profile(job: Job, lines: int) -> None:
     from flows.fuse_shard import shard_chunks
 
     tasks.chunk.measure = lambda *_: dict.fromkeys(METRIC_NAMES, 0.0)
-    planned = next(plan_runs(job, token=1))
+    planned = next(plan_runs(job, 1, Silence()))
     settings = planned.settings
     profiler = cProfile.Profile()
     for shard_id in planned.shard_ids:

@@ -27,7 +27,7 @@ from tasks.lock import hold
 from tasks.manifest import pending_work, write_manifest
 from tasks.pair_folders import index_folders
 from tasks.pair_table import index_table
-from tasks.plan import Plan, Selection, plan, write_plan
+from tasks.plan import Plan, PlanCounts, Selection, plan, write_plan
 from tasks.results import Reconciliation, committed_chunks, reconcile
 from tasks.run_folder import finish_run, next_run, unfinished_run
 from tasks.scratch import scratch_folder
@@ -92,6 +92,9 @@ class RunSummary:
 class Watcher(Protocol):
     """Who follows the runs of a job."""
 
+    def indexed(self, counts: PlanCounts) -> None:
+        """The archive was compared with the rows of earlier runs."""
+
     def begin(self, planned: PlannedRun) -> AbstractContextManager[Progress]:
         """A run is about to fuse; its progress goes to what this returns."""
 
@@ -111,7 +114,7 @@ def run_archive(job: Job, watcher: Watcher) -> None:
     check_inputs(job)
     prior: Prior | None = None
     with hold(absolute(job.out), job.wait) as lock:
-        for planned in plan_runs(job, lock.token):
+        for planned in plan_runs(job, lock.token, watcher):
             prior = prior or open_prior(job)
             fuse_here(planned, prior, watcher, PLAIN, lock.check)
             watcher.finish(finish(planned))
@@ -130,7 +133,7 @@ def check_inputs(job: Job) -> None:
             raise EmptyArchive(f"no images below {source}")
 
 
-def plan_runs(job: Job, token: int) -> Iterator[PlannedRun]:
+def plan_runs(job: Job, token: int, watcher: Watcher) -> Iterator[PlannedRun]:
     """First the run that was left unfinished under these settings, if any, then a new one for what else needs work.
 
     The second is planned when the caller asks for it, after the first is finished, so that it sees its rows.
@@ -138,6 +141,7 @@ def plan_runs(job: Job, token: int) -> Iterator[PlannedRun]:
     Args:
         job: what to fuse.
         token: of the lock that the caller holds on the destination.
+        watcher: told what the index came to.
 
     Raises:
         ConfigurationError: the prior or the sources cannot be used as the job names them.
@@ -154,6 +158,7 @@ def plan_runs(job: Job, token: int) -> Iterator[PlannedRun]:
         settings = replace(new_settings(job, token), job=job.model_copy(update={"retry": ()}))
     with scratch_folder() as scratch:
         planned = plan_new(settings, scratch, just_ended=left.run.run_id if left is not None else "")
+        watcher.indexed(planned.counts)
         if planned.manifest.rows:
             write_settings(settings)
             write_plan(settings.run, planned)

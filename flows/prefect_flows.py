@@ -35,6 +35,7 @@ from tasks.codes import ConfigurationError
 from tasks.isolate import fuse_isolated
 from tasks.job import Job, Place
 from tasks.lock import BorrowedLock, hold
+from tasks.plan import PlanCounts
 from tasks.run_folder import RunFolder
 from tasks.schemas import ResultRow
 from tasks.settings import RunSettings, read_settings
@@ -85,6 +86,10 @@ class LogProgress:
 class LogWatcher:
     """The watcher of scheduled runs."""
 
+    def indexed(self, counts: PlanCounts) -> None:
+        """Log what was found."""
+        logger.info("archive: %s", counts.sentence())
+
     def begin(self, planned: PlannedRun) -> AbstractContextManager[Progress]:
         """Log what is about to happen."""
         logger.info("run %s: %d of %d pairs to do", planned.settings.run.run_id, planned.pending, planned.pairs)
@@ -121,7 +126,7 @@ async def fuse_archive(job: Job) -> State[None]:
             stop.check()
             lock.check()
 
-        plans = plan_runs(job, lock.token)
+        plans = plan_runs(job, lock.token, watcher.get())
         while (planned := await in_thread(stop, next, plans, None)) is not None:
             if job.deployment:
                 with watcher.get().begin(planned) as progress:

@@ -24,6 +24,7 @@ from tasks.job import Job
 from tasks.lock import read_lock
 from tasks.manifest import chunk_sizes
 from tasks.overview import PROBLEM_COLUMNS, Overview, overview
+from tasks.plan import PlanCounts
 from tasks.results import ReconcileError, result_batches
 from tasks.run_folder import RunFolder, current_uri, list_runs
 from tasks.schemas import ResultRow
@@ -93,6 +94,10 @@ class TerminalWatcher:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.summaries: list[RunSummary] = []
+
+    def indexed(self, counts: PlanCounts) -> None:
+        """Say what the archive holds."""
+        self.console.print(f"archive: {counts.sentence()}")
 
     def begin(self, planned: PlannedRun) -> AbstractContextManager[Progress]:
         """Say what is about to happen; the progress is a bar or heartbeat lines."""

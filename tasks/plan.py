@@ -89,6 +89,11 @@ class PlanCounts:
     left_out: int = 0
     vanished: int = 0
 
+    def sentence(self) -> str:
+        """What was found, in one line: `8 found: 2 new, 5 settled, 1 unpaired, 1 vanished`."""
+        named = [(name.replace("_", " "), count) for name, count in self.as_dict().items() if name != "found" and count]
+        return f"{self.found} found" + (": " + ", ".join(f"{count} {name}" for name, count in named) if named else "")
+
     def as_dict(self) -> dict[str, int]:
         """By name."""
         return asdict(self)

@@ -188,6 +188,9 @@ class SilentWatcher:
     def __init__(self) -> None:
         self.summaries: list[RunSummary] = []
 
+    def indexed(self, counts: PlanCounts) -> None:
+        """Nothing to show."""
+
     def begin(self, *_: object) -> AbstractContextManager[Progress]:
         """Nothing to show."""
         return nullcontext(SilentProgress())

@@ -11,7 +11,7 @@ import pytest
 from tasks.codes import Code, PairError, Status
 from tasks.index import IndexedPair
 from tasks.manifest import manifest_rows
-from tasks.plan import EVERYTHING, MAX_ATTEMPTS, Selection
+from tasks.plan import EVERYTHING, MAX_ATTEMPTS, PlanCounts, Selection
 from tasks.schemas import MANIFEST_SCHEMA
 from tasks.storage import StorageError
 from tests.runs import Planned, plan_pairs
@@ -241,3 +241,9 @@ def test_a_limit_counts_what_needs_work() -> None:
 def attempts_of(pairs: Sequence[IndexedPair], done: pa.Table, selection: Selection) -> list[str]:
     keys: list[str] = plan_pairs(pairs, done, "h", 4, 8, selection).manifest["pair_key"].to_pylist()
     return keys
+
+
+def test_counts_in_one_sentence() -> None:
+    counts = PlanCounts(found=9, new=2, settled=6, given_up=1, unpaired=1, vanished=3)
+    assert counts.sentence() == "9 found: 2 new, 6 settled, 1 given up, 1 unpaired, 3 vanished"
+    assert PlanCounts().sentence() == "0 found"
