@@ -82,7 +82,12 @@ def test_a_stopped_command_leaves_nothing_half_done(tmp_path, order):
     job.write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
     command = ["fuse", "--config", str(job), "--no-prefect"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "flows.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     runs = root / "out/_ddfm/runs"
     deadline = time.monotonic() + 120

@@ -346,7 +346,6 @@ PERMANENT: dict[str, tuple[Callable[[], BaseException], Code]] = {
     "missing": (FileNotFoundError, Code.MISSING_SOURCE),
     "folder": (IsADirectoryError, Code.MISSING_SOURCE),
     "refused": (lambda: PermissionError("The AWS Access Key Id does not exist"), Code.PERMISSION_DENIED),
-    "no credentials": (NoCredentialsError, Code.PERMISSION_DENIED),
     "bad request": (lambda: OSError(errno.EINVAL, "Bad Request"), Code.READ_FAILED),
     "memory": (MemoryError, Code.OUT_OF_MEMORY),
 }
@@ -360,6 +359,13 @@ def test_what_cannot_pass_is_tried_once(
     with pytest.raises(PairError) as caught:
         read_bytes("flaky://flaky/a.png")
     assert caught.value.code == code
+    assert flaky.calls == 1
+
+
+def test_what_every_file_of_the_store_shares_is_not_one_pair_s_fault(flaky: type[FlakyFileSystem]) -> None:
+    flaky.faults = [NoCredentialsError()]
+    with pytest.raises(StorageError, match=r"access was refused .*check the credentials"):
+        read_bytes("flaky://flaky/a.png")
     assert flaky.calls == 1
 
 
