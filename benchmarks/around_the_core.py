@@ -29,7 +29,7 @@ from PIL import Image
 import tasks.chunk
 from ddfm_core.metrics import METRIC_NAMES
 from ddfm_core.priors import load_prior
-from flows.fuse_archive import finish, fuse_here, plan_runs
+from flows.fuse_archive import finish, fuse_here, identify_prior, plan_runs
 from flows.fuse_shard import Stages
 from tasks.chunk import FusedPair, PreparedPair, Progress, RefusedPair, publish_chunk, read_chunk
 from tasks.job import Job, make_job
@@ -112,7 +112,7 @@ def measure(job: Job, pairs: int, server: servers.S3Server | None) -> None:
         spent = (time.perf_counter() - wall, time.process_time() - cpu, server_seconds(server) - serving)
         lines.append((name, *(1000 * seconds / pairs for seconds in spent)))
 
-    runs = plan_runs(job, 1, Silence())
+    runs = plan_runs(job, identify_prior(job), 1, Silence())
     with phase("index, plan"):
         planned = next(runs)
     with phase("read, normalise, encode, write, commit"):
@@ -133,7 +133,7 @@ def profile(job: Job, lines: int) -> None:
     from flows.fuse_shard import shard_chunks
 
     tasks.chunk.measure = lambda *_: dict.fromkeys(METRIC_NAMES, 0.0)
-    planned = next(plan_runs(job, 1, Silence()))
+    planned = next(plan_runs(job, identify_prior(job), 1, Silence()))
     settings = planned.settings
     profiler = cProfile.Profile()
     for shard_id in planned.shard_ids:

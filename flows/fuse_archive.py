@@ -111,43 +111,45 @@ def run_archive(job: Job, watcher: Watcher) -> None:
         ReconcileError: rows are missing or double.
     """
     use_places(job.places)
-    check_inputs(job)
+    identity = check_inputs(job)
     prior: Prior | None = None
     with hold(absolute(job.out), job.wait) as lock:
-        for planned in plan_runs(job, lock.token, watcher):
+        for planned in plan_runs(job, identity, lock.token, watcher):
             prior = prior or open_prior(job)
             fuse_here(planned, prior, watcher, PLAIN, lock.check)
             watcher.finish(finish(planned))
 
 
-def check_inputs(job: Job) -> None:
-    """Stop what cannot work before the destination is touched.
+def check_inputs(job: Job) -> str:
+    """Stop what cannot work before the destination is touched; returns what :func:`identify_prior` does.
 
     Raises:
         ConfigurationError: the prior cannot be used as the job names it, or a source is empty.
         StorageError: a source cannot be reached.
     """
-    new_settings(job)
+    identity = identify_prior(job)
     for source in (job.first, job.second):
         if source is not None and next(list_files(source), None) is None:
             raise EmptyArchive(f"no images below {source}")
+    return identity
 
 
-def plan_runs(job: Job, token: int, watcher: Watcher) -> Iterator[PlannedRun]:
+def plan_runs(job: Job, identity: str, token: int, watcher: Watcher) -> Iterator[PlannedRun]:
     """First the run that was left unfinished under these settings, if any, then a new one for what else needs work.
 
     The second is planned when the caller asks for it, after the first is finished, so that it sees its rows.
 
     Args:
         job: what to fuse.
+        identity: SHA-256 of its prior.
         token: of the lock that the caller holds on the destination.
         watcher: told what the index came to.
 
     Raises:
-        ConfigurationError: the prior or the sources cannot be used as the job names them.
+        ConfigurationError: the sources cannot be used as the job names them.
         StorageError: a source or the destination cannot be reached.
     """
-    settings = new_settings(job, token)
+    settings = new_settings(job, identity, token)
     left = run_to_resume(settings)
     if left is not None:
         _sweep(left.run.dest)
@@ -155,7 +157,7 @@ def plan_runs(job: Job, token: int, watcher: Watcher) -> Iterator[PlannedRun]:
         write_settings(left)
         yield _pending(left, resumed=True)
         # What was just tried again is not tried once more, and the next run comes after the one that was resumed.
-        settings = replace(new_settings(job, token), job=job.model_copy(update={"retry": ()}))
+        settings = replace(new_settings(job, identity, token), job=job.model_copy(update={"retry": ()}))
     with scratch_folder() as scratch:
         planned = plan_new(settings, scratch, just_ended=left.run.run_id if left is not None else "")
         watcher.indexed(planned.counts)
@@ -197,16 +199,24 @@ def _sweep(dest: str) -> None:
         logger.warning("what killed writers left was not removed: %s", error)
 
 
-def new_settings(job: Job, token: int = 0) -> RunSettings:
-    """The settings of a run that begins now; nothing is written.
+def identify_prior(job: Job) -> str:
+    """The SHA-256 of the job's prior. It takes seconds for a large one: ask once.
 
     Raises:
         ConfigurationError: the prior cannot be used as the job names it.
     """
     try:
-        identity = prior_sha256(job.prior)
+        return prior_sha256(job.prior)
     except PriorError as error:
         raise ConfigurationError(f"prior: {error}") from error
+
+
+def new_settings(job: Job, identity: str, token: int = 0) -> RunSettings:
+    """The settings of a run that begins now, ``identity`` being its prior's; nothing is written.
+
+    Raises:
+        StorageError: the destination cannot be read.
+    """
     return RunSettings(next_run(absolute(job.out)), job, job.config_hash(identity), identity, token)
 
 

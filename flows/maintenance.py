@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table
 
-from flows.fuse_archive import index_archive, new_settings, plan_new, run_to_resume
+from flows.fuse_archive import identify_prior, index_archive, new_settings, plan_new, run_to_resume
 from flows.heartbeat import duration
 from flows.places import use_places
 from flows.terminal import make_console
@@ -49,7 +49,7 @@ def show_plan(job: Job) -> int:
     use_places(job.places)
     dest = absolute(job.out)
     with scratch_folder() as scratch:
-        settings = new_settings(job)
+        settings = new_settings(job, identify_prior(job))
         planned = plan_new(settings, scratch)
         counts = planned.counts
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
@@ -136,7 +136,7 @@ def prune_archive(job: Job, really: bool, most_share: float) -> int:
         with hold(dest, job.wait) as lock:
             # Under the lock: what another run fuses meanwhile must not look vanished.
             index = index_archive(job, scratch)
-            found = prune(new_settings(job, lock.token), index, scratch, most_share, lock.check)
+            found = prune(new_settings(job, identify_prior(job), lock.token), index, scratch, most_share, lock.check)
         console.print(f"{found.pairs} pairs without sources were pruned; their rows are skipped / vanished")
     return 0
 

@@ -114,7 +114,7 @@ async def fuse_archive(job: Job) -> State[None]:
     be reached or a row is missing.
     """
     await load_places(job.places)
-    await asyncio.to_thread(check_inputs, job)
+    identity = await asyncio.to_thread(check_inputs, job)
     summaries: list[RunSummary] = []
     prior: Prior | None = None
     stop = StopSignal()
@@ -126,7 +126,7 @@ async def fuse_archive(job: Job) -> State[None]:
             stop.check()
             lock.check()
 
-        plans = plan_runs(job, lock.token, watcher.get())
+        plans = plan_runs(job, identity, lock.token, watcher.get())
         while (planned := await in_thread(stop, next, plans, None)) is not None:
             if job.deployment:
                 with watcher.get().begin(planned) as progress:

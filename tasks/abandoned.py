@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.attempts import marked_chunks
-from tasks.codes import PairError
 from tasks.current import current_batches
 from tasks.manifest import read_manifest
-from tasks.outputs import output_folder, output_relative, output_sha256
+from tasks.outputs import has_sha256, output_folder, output_relative
 from tasks.results import committed_of_shard
 from tasks.run_folder import history_folder, list_runs, run_method
 from tasks.storage import exists, join, list_names
@@ -44,7 +43,7 @@ def overwritten_pairs(dest: str, method: str, scratch: Path) -> list[str]:
                 pc.and_(pc.is_in(table["pair_key"], value_set=wanted), pc.is_valid(table["output_uri"]))
             )
             right = pool.map(
-                lambda row: _is_right(join(output_folder(dest, method), row[0]), row[1]),
+                lambda row: has_sha256(join(output_folder(dest, method), row[0]), row[1]),
                 zip(
                     [output_relative(dest, method, uri) for uri in rows["output_uri"].to_pylist()],
                     rows["output_sha256"].to_pylist(),
@@ -67,10 +66,3 @@ def _keys_in_work(dest: str, method: str) -> set[str]:
                 rows = read_manifest(run, shard_id)
                 keys.update(rows.filter(pc.equal(rows["chunk_id"], chunk_id))["pair_key"].to_pylist())
     return keys
-
-
-def _is_right(uri: str, sha256: str) -> bool:
-    try:
-        return output_sha256(uri) == sha256
-    except PairError:
-        return False

@@ -59,7 +59,7 @@ class Marks:
     """
 
     def __init__(self, run: RunFolder) -> None:
-        self._folder = join(run.uri, "attempts")
+        self._folder = run.attempts_uri
         self._set: dict[str, str] = {}
         self._kept: set[str] = set()
         self._lock = threading.Lock()
@@ -124,8 +124,7 @@ def marked_chunks(run: RunFolder) -> set[tuple[str, str]]:
     Raises:
         StorageError: the marks cannot be listed.
     """
-    names = (name.split("-") for name in list_names(join(run.uri, "attempts")))
-    return {(parts[0], parts[1]) for parts in names if len(parts) == 3}
+    return {(shard_id, chunk_id) for shard_id, chunk_id, _ in _marks(run)}
 
 
 def clear_marks(run: RunFolder) -> None:
@@ -134,9 +133,8 @@ def clear_marks(run: RunFolder) -> None:
     Raises:
         StorageError: a mark cannot be removed.
     """
-    folder = join(run.uri, "attempts")
-    for name in list_names(folder):
-        remove(join(folder, name))
+    for _, _, uri in _marks(run):
+        remove(uri)
 
 
 def read_deaths(run: RunFolder, shard_id: str) -> dict[str, Deaths]:
@@ -145,16 +143,20 @@ def read_deaths(run: RunFolder, shard_id: str) -> dict[str, Deaths]:
     Raises:
         StorageError: a mark cannot be read.
     """
-    folder = join(run.uri, "attempts")
     counts: dict[str, Counter[int]] = {}
     alone: dict[str, set[int]] = {}
-    for name in list_names(folder):
-        shard, _, rest = name.partition("-")
-        chunk_id, _, _ = rest.partition("-")
+    for shard, chunk_id, uri in _marks(run):
         if shard != shard_id:
             continue
-        positions = json.loads(read_needed(join(folder, name)))["positions"]
+        positions = json.loads(read_needed(uri))["positions"]
         counts.setdefault(chunk_id, Counter()).update(positions)
         if len(positions) == 1:
             alone.setdefault(chunk_id, set()).update(positions)
     return {chunk_id: Deaths(count, frozenset(alone.get(chunk_id, ()))) for chunk_id, count in counts.items()}
+
+
+def _marks(run: RunFolder) -> Iterator[tuple[str, str, str]]:
+    """(shard_id, chunk_id, URI) of each mark of a run."""
+    for name in list_names(run.attempts_uri):
+        shard_id, _, rest = name.partition("-")
+        yield shard_id, rest.partition("-")[0], join(run.attempts_uri, name)

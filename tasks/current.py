@@ -26,8 +26,6 @@ from tasks.storage import exists, list_names, write_file
 from tasks.tables import TableWriter, fetch_needed, table_batches, table_metadata
 
 _FOLDED: Final = b"ddfm_folded_runs"
-
-
 _LATELY: Final = 20
 """Runs, of which one may have been cut while it was compacted."""
 

@@ -120,11 +120,16 @@ def split_suffix(path: str) -> tuple[str, str]:
 
 def is_usable(name: str) -> bool:
     """Whether a result can be named so, and a table keep the name."""
+    return is_text(name) and "\0" not in name and {"", ".", ".."}.isdisjoint(name.split("/"))
+
+
+def is_text(name: str) -> bool:
+    """Whether a table can keep the name; names that are not UTF-8 are read with surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
         return False
-    return "\0" not in name and {"", ".", ".."}.isdisjoint(name.split("/"))
+    return True
 
 
 def made_usable(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from tasks.codes import PairError
 from tasks.storage import join, local_path, read_bytes
 
 
@@ -31,3 +32,11 @@ def output_sha256(uri: str) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(read_bytes(uri)).hexdigest()
+
+
+def has_sha256(uri: str, sha256: str) -> bool:
+    """Whether a picture is there, can be read and has these bytes."""
+    try:
+        return output_sha256(uri) == sha256
+    except PairError:
+        return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ddfm_core.fusion import ALGORITHM_VERSION
+from tasks.chunk import RefusedPair, publish_pair
 from tasks.codes import Code, ConfigurationError
 from tasks.current import compact, current_batches
 from tasks.index import Index
@@ -24,7 +23,7 @@ from tasks.plan import PlanCounts, vanished_rows, write_counts
 from tasks.results import commit_chunk, reconcile
 from tasks.run_folder import finish_run, unfinished_run
 from tasks.schemas import PLAN_COLUMNS, VANISHED_SCHEMA, ManifestRow, ResultRow
-from tasks.settings import RunSettings, package_version, write_settings
+from tasks.settings import RunSettings, write_settings
 from tasks.storage import absolute, join, remove
 from tasks.tables import TableWriter, table_batches
 
@@ -123,7 +122,7 @@ def prune(settings: RunSettings, index: Index, scratch: Path, most_share: float,
     write_manifest(run, manifest.path)
     for (shard_id, chunk_id), members in groupby(_plan_rows(settings), key=lambda row: (row.shard_id, row.chunk_id)):
         check()
-        commit_chunk(run, shard_id, chunk_id, [_result(row, settings) for row in members])
+        commit_chunk(run, shard_id, chunk_id, [_row(member, settings) for member in members])
     reconciliation = reconcile(run)
     compact(run, job.method_name)
     finish_run(
@@ -155,33 +154,5 @@ def _plan_rows(settings: RunSettings) -> Iterator[ManifestRow]:
         yield from manifest_rows(table)
 
 
-def _result(row: ManifestRow, settings: RunSettings) -> ResultRow:
-    job = settings.job
-    return ResultRow(
-        run_id=settings.run.run_id,
-        shard_id=row.shard_id,
-        chunk_id=row.chunk_id,
-        pair_key=row.pair_key,
-        method=job.method_name,
-        dataset=job.dataset,
-        modality_first=job.modality_first,
-        modality_second=job.modality_second,
-        first_uri=row.first_uri,
-        second_uri=row.second_uri,
-        first_fingerprint=row.first_fingerprint,
-        second_fingerprint=row.second_fingerprint,
-        status=Code.VANISHED.status,
-        code=Code.VANISHED,
-        message=row.message,
-        attempt=row.attempt,
-        lock_token=settings.token,
-        seed=job.seed,
-        steps=job.steps,
-        mode=job.mode,
-        prior_sha256=settings.prior_sha256,
-        config_hash=settings.config_hash,
-        algorithm_version=str(ALGORITHM_VERSION),
-        package_version=package_version(),
-        device="",
-        finished_at=datetime.now(UTC),
-    )
+def _row(member: ManifestRow, settings: RunSettings) -> ResultRow:
+    return publish_pair(RefusedPair(member, Code.VANISHED, member.message), settings, device="")

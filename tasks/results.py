@@ -19,7 +19,7 @@ from tasks.manifest import first_code_shard, manifest_batches, read_manifest
 from tasks.ordered import ascending, newest
 from tasks.run_folder import RunFolder
 from tasks.schemas import RESULT_SCHEMA, ResultRow, result_table
-from tasks.scratch import open_database, scratch_folder
+from tasks.scratch import insert_rows, open_database, scratch_folder
 from tasks.storage import exists, list_names, local_path
 from tasks.tables import read_table, write_table
 
@@ -267,9 +267,7 @@ def _load_keys(database: duckdb.DuckDBPyConnection, name: str, tables: Iterable[
     for table in tables:
         keys = pa.table({"number": range(rows, rows + len(table)), "pair_key": table["pair_key"]})
         # Piece by piece: what a stream raised inside the database would come out as the database's error.
-        database.register("keys", keys)
-        database.execute(f"INSERT INTO {name} SELECT * FROM keys")  # noqa: S608
-        database.unregister("keys")
+        insert_rows(database, name, keys)
         rows += len(table)
     return rows
 

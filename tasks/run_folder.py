@@ -52,6 +52,11 @@ class RunFolder:
         """The folder of the committed chunks."""
         return join(self.uri, "results")
 
+    @property
+    def attempts_uri(self) -> str:
+        """The folder of start marks."""
+        return join(self.uri, "attempts")
+
     def chunk_uri(self, shard_id: str, chunk_id: str) -> str:
         """The rows of one chunk, its commit mark."""
         return join(self.results_uri, f"{shard_id}-{chunk_id}.parquet")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
+import pyarrow as pa
 
 _LEAST_BYTES: Final = 96 * 2**20
 _SHARE: Final = 6
@@ -46,3 +47,10 @@ def open_database(scratch: Path, sorted_bytes: int = 0) -> Iterator[duckdb.DuckD
 def view_tables(database: duckdb.DuckDBPyConnection, name: str, *paths: Path) -> None:
     """Give local Parquet files of one schema a name for queries; no path becomes part of a query's text."""
     database.read_parquet([str(path) for path in paths]).create_view(name)
+
+
+def insert_rows(database: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
+    """Add rows to a table of the database; ``table`` is a name of the program's own."""
+    database.register("rows", rows)
+    database.execute(f"INSERT INTO {table} SELECT * FROM rows")  # noqa: S608 - no name from outside
+    database.unregister("rows")

@@ -15,16 +15,17 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.codes import ConfigurationError, PairError
+from tasks.codes import ConfigurationError
 from tasks.current import current_batches, history_batches, methods
+from tasks.index import is_text
 from tasks.manifest import ManifestDraft, draft_rows, write_manifest
 from tasks.ordered import aligned
-from tasks.outputs import output_folder, output_relative, output_sha256
+from tasks.outputs import has_sha256, output_folder, output_relative
 from tasks.plan import PlanCounts, write_counts
 from tasks.results import row_faults
 from tasks.run_folder import RunFolder, list_runs, next_run, run_method, unfinished_run
 from tasks.schemas import BROKEN_SCHEMA
-from tasks.scratch import open_database
+from tasks.scratch import insert_rows, open_database
 from tasks.settings import read_settings, write_settings
 from tasks.storage import exists, join, list_files
 from tasks.tables import ROWS, TableWriter, table_batches
@@ -140,29 +141,17 @@ def _load_outputs(database: duckdb.DuckDBPyConnection, dest: str, method: str, s
     for table in current_batches(dest, method, scratch, _OUTPUT_COLUMNS):
         rows = table.filter(pc.is_valid(table["output_uri"]))
         paths = [output_relative(dest, method, uri) for uri in rows["output_uri"].to_pylist()]
-        _insert(database, "named", pa.table([rows["pair_key"], paths, rows["output_sha256"]], names=["a", "b", "c"]))
+        insert_rows(
+            database, "named", pa.table([rows["pair_key"], paths, rows["output_sha256"]], names=["a", "b", "c"])
+        )
         count += len(rows)
     folder = output_folder(dest, method)
     files = list_files(folder) if exists(folder) else iter(())
     # A name that no table can hold is none of ours, and is left out of the comparison.
-    relative = (file.relative for file in files if file.relative.isprintable() or _is_text(file.relative))
+    relative = (file.relative for file in files if is_text(file.relative))
     while batch := list(islice(relative, ROWS)):
-        _insert(database, "listed", pa.table({"path": batch}))
+        insert_rows(database, "listed", pa.table({"path": batch}))
     return count
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _insert(database: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
-    database.register("rows", rows)
-    database.execute(f"INSERT INTO {name} SELECT * FROM rows")  # noqa: S608
-    database.unregister("rows")
 
 
 def _still_missing(batch: pa.RecordBatch, dest: str, method: str) -> pa.Array:
@@ -177,16 +166,11 @@ def _hash_outputs(database: duckdb.DuckDBPyConnection, dest: str, method: str) -
     """Keys of pictures whose bytes differ, with the number of pictures looked at, in steps."""
     folder = output_folder(dest, method)
 
-    def is_right(path: str, sha256: str) -> bool:
-        try:
-            return output_sha256(join(folder, path)) == sha256
-        except PairError:
-            return False
-
     query = "SELECT pair_key, path, sha256 FROM named SEMI JOIN listed USING (path)"
     with ThreadPoolExecutor(_READERS) as pool:
         for batch in database.sql(query).to_arrow_reader(1024):
-            right = pool.map(is_right, batch["path"].to_pylist(), batch["sha256"].to_pylist())
+            uris = [join(folder, path) for path in batch["path"].to_pylist()]
+            right = pool.map(has_sha256, uris, batch["sha256"].to_pylist())
             keys = batch["pair_key"].to_pylist()
             yield [key for key, is_it in zip(keys, right, strict=True) if not is_it], len(batch)
 
@@ -269,7 +253,7 @@ def _broken_rows(dest: str, method: str, broken: Path, scratch: Path) -> Iterato
         database.execute("CREATE TABLE keys (pair_key VARCHAR)")
         for table in table_batches(broken, BROKEN_SCHEMA):
             is_wanted = pc.and_(pc.equal(table["method"], method), pc.is_in(table["fault"], value_set=wanted))
-            _insert(database, "keys", table.filter(is_wanted).select(["pair_key"]))
+            insert_rows(database, "keys", table.filter(is_wanted).select(["pair_key"]))
         keys = database.sql("SELECT DISTINCT pair_key FROM keys ORDER BY pair_key").to_arrow_reader(ROWS)
         in_order = (pa.Table.from_batches([batch]) for batch in keys)
         for some, rows in aligned([in_order, current_batches(dest, method, scratch, columns)]):

@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -32,17 +29,6 @@ from tests.runs import (
     result,
     whole_manifest,
 )
-
-
-@pytest.fixture(params=["path", "memory"])
-def dest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "path":
-        yield str(tmp_path / "dest")
-    else:
-        uri = f"memory://{uuid.uuid4().hex}/dest"
-        yield uri
-        if fsspec.filesystem("memory").exists(uri):
-            fsspec.filesystem("memory").rm(uri, recursive=True)
 
 
 def test_the_newest_row_of_each_pair(dest: str) -> None:

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,17 +14,6 @@ from tasks.run_folder import RunFolder, new_run
 from tasks.schemas import MANIFEST_SCHEMA, ManifestRow
 from tasks.storage import StorageError
 from tests.runs import begin, found_pairs, plan_pairs, whole_manifest
-
-
-@pytest.fixture(params=["path", "memory"])
-def dest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "path":
-        yield str(tmp_path / "dest")
-    else:
-        uri = f"memory://{uuid.uuid4().hex}/dest"
-        yield uri
-        if fsspec.filesystem("memory").exists(uri):
-            fsspec.filesystem("memory").rm(uri, recursive=True)
 
 
 def test_manifest_is_written_once_and_read_by_shard(dest: str, tmp_path: Path) -> None:

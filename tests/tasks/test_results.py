@@ -6,12 +6,9 @@ import random
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,17 +20,6 @@ from tasks.run_folder import current_uri, finish_run, list_runs, unfinished_run
 from tasks.schemas import RESULT_SCHEMA
 from tasks.storage import StorageError, exists, list_names, read_bytes, remove, write_atomic
 from tests.runs import begin, chunks, commit_all, finish, found_pairs, result, whole_manifest
-
-
-@pytest.fixture(params=["path", "memory"])
-def dest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "path":
-        yield str(tmp_path / "dest")
-    else:
-        uri = f"memory://{uuid.uuid4().hex}/dest"
-        yield uri
-        if fsspec.filesystem("memory").exists(uri):
-            fsspec.filesystem("memory").rm(uri, recursive=True)
 
 
 def test_the_life_of_a_run(dest: str) -> None:

@@ -1,27 +1,10 @@
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
-
-import fsspec
-import pytest
 
 from tasks.run_folder import RunFolder, current_uri, list_runs, new_run, next_run, unfinished_run
 from tasks.storage import write_atomic
 from tests.runs import begin, commit_all, finish, found_pairs
-
-
-@pytest.fixture(params=["path", "memory"])
-def dest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "path":
-        yield str(tmp_path / "dest")
-    else:
-        uri = f"memory://{uuid.uuid4().hex}/dest"
-        yield uri
-        if fsspec.filesystem("memory").exists(uri):
-            fsspec.filesystem("memory").rm(uri, recursive=True)
 
 
 def test_run_ids_sort_by_time() -> None:

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from dataclasses import fields
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pytest
 
@@ -17,17 +13,6 @@ from tasks.manifest import manifest_rows
 from tasks.results import commit_chunk, read_results
 from tasks.schemas import MANIFEST_SCHEMA, PLAN_COLUMNS, RESULT_SCHEMA, ManifestRow, ResultRow, result_table, table_of
 from tests.runs import begin, chunks, failed, found_pairs, result, whole_manifest
-
-
-@pytest.fixture(params=["path", "memory"])
-def dest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "path":
-        yield str(tmp_path / "dest")
-    else:
-        uri = f"memory://{uuid.uuid4().hex}/dest"
-        yield uri
-        if fsspec.filesystem("memory").exists(uri):
-            fsspec.filesystem("memory").rm(uri, recursive=True)
 
 
 def test_the_columns_of_the_result_table() -> None:

@@ -1,0 +1,22 @@
+"""What the tests of the tables share."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+
+@pytest.fixture(params=["path", "memory"])
+def dest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A destination that does not exist yet, on disk and in memory."""
+    if request.param == "path":
+        yield str(tmp_path / "dest")
+    else:
+        uri = f"memory://{uuid.uuid4().hex}/dest"
+        yield uri
+        if fsspec.filesystem("memory").exists(uri):
+            fsspec.filesystem("memory").rm(uri, recursive=True)
