@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.publish import encode_png
+from tasks.publish.png import encode_png
 
 _Plane: TypeAlias = NDArray[np.float64]
 _Colour: TypeAlias = tuple[float, float, float]

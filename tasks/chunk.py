@@ -21,9 +21,9 @@ from tasks.fuse import Fused, SourcePair, fuse_pairs
 from tasks.job import Job
 from tasks.measure import measure
 from tasks.normalise import Normalisation, normalise
-from tasks.publish import encode_png
+from tasks.publish.png import encode_png
 from tasks.read.raster import Image, read_raster
-from tasks.register import on_same_grid
+from tasks.register.same_size import on_same_grid
 from tasks.results import commit_chunk
 from tasks.schemas import ManifestRow, ResultRow
 from tasks.settings import RunSettings, package_version

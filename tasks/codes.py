@@ -36,6 +36,29 @@ class Code(StrEnum):
     TOO_SMALL = "too_small"
     TOO_LARGE = "too_large"
     SIZE_MISMATCH = "size_mismatch"
+    NON_IMAGE_SOP = "non_image_sop"
+    LOCALIZER = "localizer"
+    PROJECTION = "projection"
+    DICOMDIR = "dicomdir"
+    NOT_DICOM = "not_dicom"
+    HEADER_INCOMPLETE = "header_incomplete"
+    AMBIGUOUS_SERIES = "ambiguous_series"
+    MISSING_SLICES = "missing_slices"
+    DUPLICATE_CONFLICT = "duplicate_conflict"
+    IRREGULAR_SPACING = "irregular_spacing"
+    SHEARED = "sheared"
+    MOSAIC = "mosaic"
+    FOUR_D = "4d"
+    NO_GEOMETRY = "no_geometry"
+    AFFINE_CONFLICT = "affine_conflict"
+    AFFINE_SINGULAR = "affine_singular"
+    BURNED_IN = "burned_in"
+    COLOUR_UNEXPECTED = "colour_unexpected"
+    PATIENT_MISMATCH = "patient_mismatch"
+    GRID_MISMATCH = "grid_mismatch"
+    NO_OVERLAP = "no_overlap"
+    REGISTRATION_FAILED = "registration_failed"
+    RESTACK_INCOMPLETE = "restack_incomplete"
     READ_FAILED = "read_failed"
     PERMISSION_DENIED = "permission_denied"
     WRITE_FAILED = "write_failed"
@@ -72,6 +95,50 @@ _STATUS_AND_SENTENCE: dict[Code, tuple[Status, str]] = {
     Code.TOO_SMALL: (Status.REJECTED, "An image needs at least 16 x 16 pixels to be fused."),
     Code.TOO_LARGE: (Status.REJECTED, "The image has more pixels than max_pixels allows; raise the limit or scale it."),
     Code.SIZE_MISMATCH: (Status.REJECTED, "The two images differ in size; align them, or set register: resize."),
+    Code.NON_IMAGE_SOP: (
+        Status.SKIPPED,
+        "The DICOM object is not an image of a kind that is fused; it was left alone.",
+    ),
+    Code.LOCALIZER: (Status.SKIPPED, "A localizer; it was left alone."),
+    Code.PROJECTION: (Status.SKIPPED, "A projection of a volume, not one of its slices; it was left alone."),
+    Code.DICOMDIR: (Status.SKIPPED, "A DICOMDIR; it was left alone, the files are found by listing."),
+    Code.NOT_DICOM: (
+        Status.REJECTED,
+        "The file does not begin as a DICOM file does; export it again with its preamble.",
+    ),
+    Code.HEADER_INCOMPLETE: (Status.REJECTED, "The header lacks what a volume needs; export the series again."),
+    Code.AMBIGUOUS_SERIES: (Status.REJECTED, "The series holds several volumes; export them as series of their own."),
+    Code.MISSING_SLICES: (Status.REJECTED, "Slices are missing inside the series; export it again, whole."),
+    Code.DUPLICATE_CONFLICT: (Status.REJECTED, "Different slices lie at one position; export one volume per series."),
+    Code.IRREGULAR_SPACING: (Status.REJECTED, "The slices are not equally spaced; resample the series beforehand."),
+    Code.SHEARED: (Status.REJECTED, "The slices are tilted against their stack; straighten the volume beforehand."),
+    Code.MOSAIC: (Status.REJECTED, "A mosaic of slices in one picture; convert it with dcm2niix."),
+    Code.FOUR_D: (Status.REJECTED, "The source holds several volumes (time, echo or direction); name one or split it."),
+    Code.NO_GEOMETRY: (
+        Status.REJECTED,
+        "Position, orientation or spacing is missing or senseless; nothing is guessed.",
+    ),
+    Code.AFFINE_CONFLICT: (Status.REJECTED, "The header's qform and sform disagree; correct the one that is wrong."),
+    Code.AFFINE_SINGULAR: (Status.REJECTED, "The header's affine is not finite or has no inverse; correct it."),
+    Code.BURNED_IN: (
+        Status.REJECTED,
+        "The pixels carry burned-in annotation, which may name a person; remove it first.",
+    ),
+    Code.COLOUR_UNEXPECTED: (
+        Status.REJECTED,
+        "Colour where a scalar is expected, such as a screenshot; use the original.",
+    ),
+    Code.PATIENT_MISMATCH: (Status.REJECTED, "The two sources are of different patients; correct the table of pairs."),
+    Code.GRID_MISMATCH: (Status.REJECTED, "The two volumes lie on different grids; choose a registration."),
+    Code.NO_OVERLAP: (Status.REJECTED, "The two volumes hardly overlap in space; check that they belong together."),
+    Code.REGISTRATION_FAILED: (
+        Status.REJECTED,
+        "No alignment could be trusted; register the pair by hand or leave it out.",
+    ),
+    Code.RESTACK_INCOMPLETE: (
+        Status.FAILED,
+        "A slice of the fused volume is missing; please report it with the message.",
+    ),
     Code.READ_FAILED: (Status.FAILED, "Reading the source failed after retries; the next run tries it again."),
     Code.PERMISSION_DENIED: (Status.FAILED, "Access to the source was refused; grant read access, then run again."),
     Code.WRITE_FAILED: (Status.FAILED, "Writing the result failed; check space and access, then run again."),

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from ddfm_core.metrics import evaluator_grey, fusion_metrics
-from tasks.publish import to_grey_levels
+from tasks.publish.png import to_grey_levels
 
 
 def grey(image: NDArray[np.float32]) -> torch.Tensor:

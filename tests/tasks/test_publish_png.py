@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.codes import Code, PairError
 from tasks.normalise import normalise
-from tasks.publish import encode_png, to_grey_levels
+from tasks.publish.png import encode_png, to_grey_levels
 from tasks.read.raster import read_raster
 
 Depth = Literal[8, 16]

@@ -1,0 +1,1 @@
+"""Fused results to files: PNG pictures, NIfTI and DICOM volumes."""
