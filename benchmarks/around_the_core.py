@@ -27,12 +27,16 @@ import numpy as np
 from PIL import Image
 
 import tasks.chunk
+import tasks.image_pair
 from ddfm_core.metrics import METRIC_NAMES
 from ddfm_core.priors import load_prior
-from flows.fuse_archive import finish, fuse_here, identify_prior, plan_runs
+from flows.fuse_archive import check_inputs, finish, fuse_here, plan_runs
 from flows.fuse_shard import Stages
-from tasks.chunk import FusedPair, PreparedPair, Progress, RefusedPair, publish_chunk, read_chunk
-from tasks.job import Job, make_job
+from tasks.chunk import Progress, publish_chunk, read_chunk
+from tasks.job import Job
+from tasks.job_file import make_job
+from tasks.pair import FusedPair, PreparedPair, RefusedPair
+from tasks.private_sources import locate
 from tasks.settings import RunSettings
 from tests import servers
 
@@ -70,7 +74,9 @@ def mean_of(
     del settings, prior
     progress.fused(len(pairs))
     return [
-        pair if isinstance(pair, RefusedPair) else FusedPair(pair, (pair.sources.first + pair.sources.second) / 2, 0.0)
+        pair
+        if isinstance(pair, RefusedPair)
+        else FusedPair(pair, tuple((one.first + one.second) / 2 for one in pair.slices), 0.0)
         for pair in pairs
     ]
 
@@ -102,7 +108,7 @@ def measure(job: Job, pairs: int, server: servers.S3Server | None) -> None:
     """Run the phases and print a table."""
     prior = load_prior("bundled")
     stages = Stages(read=read_chunk, fuse=mean_of, publish=publish_chunk)
-    tasks.chunk.measure = lambda *_: dict.fromkeys(METRIC_NAMES, 0.0)
+    tasks.image_pair.measure = lambda *_: dict.fromkeys(METRIC_NAMES, 0.0)
     lines = []
 
     @contextlib.contextmanager
@@ -112,7 +118,7 @@ def measure(job: Job, pairs: int, server: servers.S3Server | None) -> None:
         spent = (time.perf_counter() - wall, time.process_time() - cpu, server_seconds(server) - serving)
         lines.append((name, *(1000 * seconds / pairs for seconds in spent)))
 
-    runs = plan_runs(job, identify_prior(job), 1, Silence())
+    runs = plan_runs(check_inputs(job), None, 1, Silence())
     with phase("index, plan"):
         planned = next(runs)
     with phase("read, normalise, encode, write, commit"):
@@ -132,17 +138,18 @@ def profile(job: Job, lines: int) -> None:
     """Each stage of each chunk in this thread, under the profiler."""
     from flows.fuse_shard import shard_chunks
 
-    tasks.chunk.measure = lambda *_: dict.fromkeys(METRIC_NAMES, 0.0)
-    planned = next(plan_runs(job, identify_prior(job), 1, Silence()))
+    tasks.image_pair.measure = lambda *_: dict.fromkeys(METRIC_NAMES, 0.0)
+    planned = next(plan_runs(check_inputs(job), None, 1, Silence()))
     settings = planned.settings
     profiler = cProfile.Profile()
     for shard_id in planned.shard_ids:
         for chunk in shard_chunks(settings, shard_id):
             profiler.enable()
-            read = [tasks.chunk.read_pair(row, settings.job) for row in chunk.rows]
+            sources = locate(settings, chunk.rows)
+            read = [tasks.chunk.read_pair(row, sources[row.pair_key], settings) for row in chunk.rows]
             fused = mean_of(read, settings, None, Silence())
-            rows = [tasks.chunk.publish_pair(pair, settings, "cpu") for pair in fused]
-            tasks.chunk.commit_chunk(settings.run, chunk.shard_id, chunk.chunk_id, rows)
+            pairs = [tasks.chunk.publish_pair(pair, settings, "cpu") for pair in fused]
+            tasks.chunk.commit(chunk, pairs, settings, Silence())
             profiler.disable()
     pstats.Stats(profiler).sort_stats("tottime").print_stats(lines)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 DESCRIPTION = """\
-Fuse whole archives of image pairs (infrared + visible, MRI + CT, MRI + PET, MRI + SPECT) with DDFM,
+Fuse whole archives of pairs of pictures or volumes (infrared + visible, MRI + CT, MRI + PET, MRI + SPECT) with DDFM,
 the denoising diffusion fusion model, using a pre-trained prior and no training on pairs.
 """
 
@@ -18,6 +18,7 @@ examples:
   ddfm fuse s3://bucket/ct s3://bucket/mri --out s3://bucket/fused --steps 25
   ddfm config --template > job.yaml                      every setting with its meaning
   ddfm fuse --config job.yaml
+  ddfm fuse --archive studies --modality-first CT --modality-second MR --out fused     DICOM volumes, docs/volumes.md
   ddfm index --config job.yaml                           what that would do now, and how long it would take
   ddfm status fused                                      what the runs of a destination did
   ddfm verify fused --deep                               every picture against its row
@@ -37,6 +38,11 @@ The flow is recorded on the Prefect server at PREFECT_API_URL, or on an embedded
 PLACE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
     ("--mode", "mode", str, "paper (default) or released"),
     ("--pairs", "pairs", str, "a CSV or Parquet table of pairs instead of FIRST and SECOND"),
+    ("--archive", "archive", str, "one root of DICOM series or BIDS files instead of FIRST and SECOND"),
+    ("--pairing", "pairing", str, "in an archive: dicom (default) by patient and space, bids by names"),
+    ("--kind", "kind", str, "auto (default) looks at the sources; images, or volumes (DICOM, NIfTI)"),
+    ("--modality-first", "modality_first", str, "such as CT or PET; needed in an archive and for NIfTI volumes"),
+    ("--modality-second", "modality_second", str, "such as MRI"),
     ("--method", "method", str, "name of this configuration, a folder of the destination (default: the mode)"),
 )
 # then those of `ddfm fuse` alone:
@@ -49,7 +55,7 @@ FUSE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
     ("--precision", "precision", str, "of the network: float32 (default), bfloat16 or float16"),
     ("--output", "output", str, "clip, stretch or none (default: clip; released: stretch)"),
     ("--bit-depth", "bit_depth", int, "of the fused PNG: 8 (default) or 16"),
-    ("--register", "register", str, "none (default) rejects pairs of different sizes, resize scales the first"),
+    ("--register", "register", str, "pictures: none (default), resize, translation, affine; volumes: auto, rigid, ..."),
     ("--dataset", "dataset", str, "name of the data set, a column of the result table"),
     ("--limit", "limit", int, "fuse at most so many pairs, the first by key"),
     ("--since", "since", str, "only pairs of which a source was modified since, such as 2026-01-31T00:00:00Z"),
@@ -69,7 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     fuse = commands.add_parser(
         "fuse",
         help="fuse every pair of an archive",
-        description="Fuse every pair of two folders (paired by stem), of a table, or of a job file.",
+        description="Fuse every pair of two folders (paired by stem), of an archive, of a table, or of a job file. "
+        "Medical volumes need a secret for their pseudonyms in DDFM_PSEUDONYM_SECRET, or privacy: off in a job file.",
         epilog=FUSE_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

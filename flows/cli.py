@@ -42,7 +42,7 @@ def run_fuse(arguments: argparse.Namespace) -> int:
 
 def run_config(arguments: argparse.Namespace) -> int:
     """``ddfm config``."""
-    from tasks.job import job_template, read_job
+    from tasks.job_file import job_template, read_job
 
     if arguments.template:
         print(job_template())
@@ -58,7 +58,7 @@ def run_config(arguments: argparse.Namespace) -> int:
 
 def job_of(arguments: argparse.Namespace) -> Job:
     """The job of the command line, with or without a file."""
-    from tasks.job import make_job, read_job
+    from tasks.job_file import make_job, read_job
 
     overrides = job_settings(arguments)
     return read_job(_read_text(arguments.config), overrides) if arguments.config else make_job(overrides)
@@ -74,7 +74,7 @@ def destination_of(arguments: argparse.Namespace) -> str:
         destination: str = arguments.destination
         return destination
     from flows.places import use_places
-    from tasks.job import read_job
+    from tasks.job_file import read_job
 
     job = read_job(_read_text(arguments.config))
     use_places(job.places)

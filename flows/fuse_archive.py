@@ -15,24 +15,28 @@ from typing import Protocol
 
 from ddfm_core.priors import Prior, PriorError, prior_sha256
 from flows.fuse_shard import PLAIN, Stages, Suspect, divide, open_prior, run_chunks, run_suspects, shard_chunks
-from flows.places import use_places
+from flows.places import use_places, use_secret
 from tasks.abandoned import overwritten_pairs
+from tasks.archive import index_archive
 from tasks.attempts import clear_marks
 from tasks.chunk import Progress
 from tasks.codes import ConfigurationError, Status
 from tasks.current import compact, current_batches
-from tasks.index import EmptyArchive, Index
 from tasks.job import Job
 from tasks.lock import hold
 from tasks.manifest import pending_work, write_manifest
-from tasks.pair_folders import index_folders
-from tasks.pair_table import index_table
 from tasks.plan import Plan, PlanCounts, Selection, plan, write_plan
+from tasks.privacy import Pseudonyms
+from tasks.private_sources import write_sources
+from tasks.pseudonymise import ArchiveIndex
 from tasks.results import Reconciliation, committed_chunks, reconcile
+from tasks.resume import lacks_private_table
 from tasks.run_folder import finish_run, next_run, unfinished_run
 from tasks.scratch import scratch_folder
+from tasks.secret_check import check_secret
 from tasks.settings import RunSettings, read_settings, write_settings
-from tasks.storage import StorageError, absolute, list_files, retries_made, sweep_temporaries
+from tasks.source_kind import settle_kind
+from tasks.storage import StorageError, absolute, retries_made, sweep_temporaries
 
 logger = logging.getLogger(__name__)
 
@@ -111,37 +115,48 @@ def run_archive(job: Job, watcher: Watcher) -> None:
         ReconcileError: rows are missing or double.
     """
     use_places(job.places)
-    identity = check_inputs(job)
+    checked = check_inputs(job)
+    pseudonyms = use_secret(checked.job)
     prior: Prior | None = None
     with hold(absolute(job.out), job.wait) as lock:
-        for planned in plan_runs(job, identity, lock.token, watcher):
+        for planned in plan_runs(checked, pseudonyms, lock.token, watcher):
             prior = prior or open_prior(job)
             fuse_here(planned, prior, watcher, PLAIN, lock.check)
             watcher.finish(finish(planned))
 
 
-def check_inputs(job: Job) -> str:
-    """Stop what cannot work before the destination is touched; returns what :func:`identify_prior` does.
+@dataclass(frozen=True)
+class CheckedJob:
+    """A job that can be run.
+
+    Attributes:
+        job: with its kind settled.
+        identity: SHA-256 of its prior.
+    """
+
+    job: Job
+    identity: str
+
+
+def check_inputs(job: Job) -> CheckedJob:
+    """Stop what cannot work before the destination is touched.
 
     Raises:
         ConfigurationError: the prior cannot be used as the job names it, or a source is empty.
         StorageError: a source cannot be reached.
     """
     identity = identify_prior(job)
-    for source in (job.first, job.second):
-        if source is not None and next(list_files(source), None) is None:
-            raise EmptyArchive(f"no images below {source}")
-    return identity
+    return CheckedJob(settle_kind(job), identity)
 
 
-def plan_runs(job: Job, identity: str, token: int, watcher: Watcher) -> Iterator[PlannedRun]:
+def plan_runs(checked: CheckedJob, pseudonyms: Pseudonyms | None, token: int, watcher: Watcher) -> Iterator[PlannedRun]:
     """First the run that was left unfinished under these settings, if any, then a new one for what else needs work.
 
     The second is planned when the caller asks for it, after the first is finished, so that it sees its rows.
 
     Args:
-        job: what to fuse.
-        identity: SHA-256 of its prior.
+        checked: what to fuse.
+        pseudonyms: needed where the job's ``needs_pseudonyms``.
         token: of the lock that the caller holds on the destination.
         watcher: told what the index came to.
 
@@ -149,7 +164,10 @@ def plan_runs(job: Job, identity: str, token: int, watcher: Watcher) -> Iterator
         ConfigurationError: the sources cannot be used as the job names them.
         StorageError: a source or the destination cannot be reached.
     """
-    settings = new_settings(job, identity, token)
+    job = checked.job
+    if pseudonyms is not None:
+        check_secret(absolute(job.out), pseudonyms)
+    settings = new_settings(checked, token)
     left = run_to_resume(settings)
     if left is not None:
         _sweep(left.run.dest)
@@ -157,13 +175,16 @@ def plan_runs(job: Job, identity: str, token: int, watcher: Watcher) -> Iterator
         write_settings(left)
         yield _pending(left, resumed=True)
         # What was just tried again is not tried once more, and the next run comes after the one that was resumed.
-        settings = replace(new_settings(job, identity, token), job=job.model_copy(update={"retry": ()}))
+        settings = replace(new_settings(checked, token), job=job.model_copy(update={"retry": ()}))
     with scratch_folder() as scratch:
-        planned = plan_new(settings, scratch, just_ended=left.run.run_id if left is not None else "")
+        archive = index_archive(job, scratch, pseudonyms, keep_headers=True)
+        planned = plan_new(settings, archive, scratch, just_ended=left.run.run_id if left is not None else "")
         watcher.indexed(planned.counts)
         if planned.manifest.rows:
             write_settings(settings)
             write_plan(settings.run, planned)
+            if archive.sources is not None:
+                write_sources(settings, archive.sources, planned.manifest.path, scratch)
             write_manifest(settings.run, planned.manifest.path)
     if planned.manifest.rows:
         yield _pending(settings, resumed=False)
@@ -172,11 +193,11 @@ def plan_runs(job: Job, identity: str, token: int, watcher: Watcher) -> Iterator
 def run_to_resume(settings: RunSettings) -> RunSettings | None:
     """The unfinished run that the job goes on with, under the job as it is now, or None.
 
-    It has the same method, settings that choose pixels, sources and selection; under others, what it committed
-    counts, and what it had left is planned anew.
+    It has the same method, settings that choose pixels, and scope; under others, or when its private table is gone,
+    what it committed counts, and what it had left is planned anew.
 
     Raises:
-        StorageError: the destination cannot be read.
+        StorageError: the destination or the place of the private table cannot be read.
     """
     job = settings.job
     left = unfinished_run(settings.run.dest, job.method_name)
@@ -187,8 +208,16 @@ def run_to_resume(settings: RunSettings) -> RunSettings | None:
     except ConfigurationError as error:
         logger.warning("%s; the run is not resumed, and its pairs are planned anew", error)
         return None
-    same = (old.config_hash, old.job.scope) == (settings.config_hash, job.scope)
-    return replace(old, job=job, token=settings.token) if same else None
+    if (old.config_hash, old.job.scope) != (settings.config_hash, job.scope):
+        return None
+    if lacks_private_table(old):
+        logger.warning(
+            "run %s is not resumed, because its private table is gone; what it had left is planned anew, and pairs "
+            "that it was to repair are found by `ddfm verify --repair`",
+            left.run_id,
+        )
+        return None
+    return replace(old, job=job, token=settings.token)
 
 
 def _sweep(dest: str) -> None:
@@ -211,46 +240,35 @@ def identify_prior(job: Job) -> str:
         raise ConfigurationError(f"prior: {error}") from error
 
 
-def new_settings(job: Job, identity: str, token: int = 0) -> RunSettings:
-    """The settings of a run that begins now, ``identity`` being its prior's; nothing is written.
+def new_settings(checked: CheckedJob, token: int = 0) -> RunSettings:
+    """The settings of a run that begins now; nothing is written.
 
     Raises:
         StorageError: the destination cannot be read.
     """
+    job, identity = checked.job, checked.identity
     return RunSettings(next_run(absolute(job.out)), job, job.config_hash(identity), identity, token)
 
 
-def index_archive(job: Job, scratch: Path) -> Index:
-    """What the job's sources hold now.
-
-    Raises:
-        ConfigurationError: a source holds no images, or the table of pairs is not one.
-        StorageError: a source cannot be reached.
-    """
-    if job.first is not None and job.second is not None:
-        return index_folders(job.first, job.second, scratch, job.fingerprint)
-    return index_table(job.pairs or "", scratch, job.fingerprint)
-
-
-def plan_new(settings: RunSettings, scratch: Path, just_ended: str = "") -> Plan:
-    """Index the archive and plan what has no valid row.
+def plan_new(settings: RunSettings, archive: ArchiveIndex, scratch: Path, just_ended: str = "") -> Plan:
+    """Plan what has no valid row.
 
     Args:
         settings: of the job and the run that it would have.
+        archive: what its sources hold.
         scratch: a local folder that the plan lies in.
         just_ended: see :func:`tasks.plan.plan`.
 
     Raises:
-        ConfigurationError: a source holds no images, or the table of pairs is not one.
-        StorageError: a place cannot be reached.
+        StorageError: the destination cannot be read.
     """
     job, dest = settings.job, settings.run.dest
     return plan(
-        index_archive(job, scratch),
+        archive.index,
         current_batches(dest, job.method_name, scratch),
         settings.config_hash,
-        chunk_pairs=job.chunk_pairs,
-        shard_pairs=job.shard_pairs,
+        chunk_pairs=settings.chunk_pairs,
+        shard_pairs=settings.shard_pairs,
         scratch=scratch,
         selection=Selection(frozenset(job.retry), job.only, job.limit, job.since),
         overwritten=overwritten_pairs(dest, job.method_name, scratch),

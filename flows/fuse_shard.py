@@ -12,12 +12,13 @@ import torch
 from ddfm_core.priors import Prior, PriorError, load_prior
 from flows.stop import CheckedProgress
 from tasks.attempts import Deaths, Marks, read_deaths
-from tasks.chunk import Chunk, FusedPair, PreparedPair, Progress, RefusedPair, fuse_chunk, publish_chunk, read_chunk
+from tasks.chunk import Chunk, Progress, fuse_chunk, publish_chunk, read_chunk
 from tasks.codes import ConfigurationError
 from tasks.isolate import fuse_isolated
 from tasks.job import Job
 from tasks.manifest import manifest_rows, read_manifest
 from tasks.overlap import overlapped
+from tasks.pair import FusedPair, PreparedPair, RefusedPair
 from tasks.results import committed_of_shard
 from tasks.settings import RunSettings
 from tasks.storage import StorageError

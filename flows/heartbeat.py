@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tasks.codes import Status
-from tasks.schemas import ResultRow
+from tasks.rows import ResultRow
 
 INTERVAL_S = 30.0
 
@@ -22,7 +22,7 @@ class Heartbeat:
 
     def __init__(self, pairs: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.pairs = pairs
-        self.done = 0
+        self.done = 0.0
         self.clock = clock
         self.problems: Counter[str] = Counter()
         self.queues = (0, 0)
@@ -47,7 +47,7 @@ class Heartbeat:
         left = duration((self.pairs - self.done) / rate) if rate else "unknown time"
         read, publish = self.queues
         return (
-            f"{self.done} of {self.pairs} pairs, {rate:.2f} pairs/s, {left} left, "
+            f"{round(self.done, 1):g} of {self.pairs} pairs, {rate:.2f} pairs/s, {left} left, "
             f"chunks read ahead {read}, to publish {publish}{self.problem_note()}"
         )
 

@@ -10,17 +10,19 @@ import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table
 
-from flows.fuse_archive import identify_prior, index_archive, new_settings, plan_new, run_to_resume
+from flows.fuse_archive import check_inputs, new_settings, plan_new, run_to_resume
 from flows.heartbeat import duration
-from flows.places import use_places
+from flows.places import use_places, use_secret
 from flows.terminal import make_console
+from tasks.archive import index_archive
 from tasks.job import Job
 from tasks.lock import hold, read_lock
 from tasks.prune import prune, vanished_outputs
+from tasks.repair import write_repair_run
 from tasks.scratch import scratch_folder
 from tasks.storage import absolute
 from tasks.throughput import estimate_seconds
-from tasks.verify import Fault, verify_rows, write_repair_run
+from tasks.verify import Fault, verify_rows
 
 SHOWN = 10
 """Rows of a list that a command prints."""
@@ -49,8 +51,9 @@ def show_plan(job: Job) -> int:
     use_places(job.places)
     dest = absolute(job.out)
     with scratch_folder() as scratch:
-        settings = new_settings(job, identify_prior(job))
-        planned = plan_new(settings, scratch)
+        checked = check_inputs(job)
+        settings = new_settings(checked)
+        planned = plan_new(settings, index_archive(checked.job, scratch, use_secret(checked.job)), scratch)
         counts = planned.counts
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         table.add_column(justify="right")
@@ -103,16 +106,25 @@ def verify(dest: str, deep: bool, repair: bool) -> int:
 
 def _repair(dest: str, broken: Path, scratch: Path, tell: Callable[[str], None]) -> None:
     methods = pq.read_table(broken, columns=["method"])["method"].unique().to_pylist()
+    found = False
     for method in sorted(methods):
         repaired = write_repair_run(dest, method, broken, scratch)
-        if repaired is not None:
-            more = f", {repaired.left} of other settings come with its plan" if repaired.left else ""
-            tell(f"run {repaired.run.run_id} is planned for {repaired.pairs} pairs of {method}{more}; "
-                 "`ddfm fuse` with the same job resumes it")  # fmt: skip
-            if len(methods) > 1:
-                tell("one method at a time: then verify and repair again")
-            return
-    tell("no picture is missing or different: there is nothing that a fusion would repair")
+        if repaired is None:
+            continue
+        found = True
+        if repaired.lost:
+            tell(f"{repaired.lost} pairs of {method} are left: the private tables of the runs that made them are gone, "
+                 "so that their files are not known; restore these tables, then repair again")  # fmt: skip
+        if repaired.run is None:
+            continue
+        more = f", {repaired.left} of other settings come with its plan" if repaired.left else ""
+        tell(f"run {repaired.run.run_id} is planned for {repaired.pairs} pairs of {method}{more}; "
+             "`ddfm fuse` with the same job resumes it")  # fmt: skip
+        if len(methods) > 1:
+            tell("one method at a time: then verify and repair again")
+        return
+    if not found:
+        tell("no picture is missing or different: there is nothing that a fusion would repair")
 
 
 def prune_archive(job: Job, really: bool, most_share: float) -> int:
@@ -125,9 +137,11 @@ def prune_archive(job: Job, really: bool, most_share: float) -> int:
     console = make_console()
     use_places(job.places)
     dest = absolute(job.out)
+    checked = check_inputs(job)
+    job, pseudonyms = checked.job, use_secret(checked.job)
     with scratch_folder() as scratch:
         if not really:
-            found = vanished_outputs(dest, job, index_archive(job, scratch), scratch)
+            found = vanished_outputs(dest, job, index_archive(job, scratch, pseudonyms).index, scratch)
             console.print(f"{found.pairs} of {found.rows} pairs of {job.method_name} have no sources any more")
             print_first(console.print, found.path, ("pair_key", "output_uri"), "vanished")
             if found.pairs:
@@ -135,8 +149,8 @@ def prune_archive(job: Job, really: bool, most_share: float) -> int:
             return 0
         with hold(dest, job.wait) as lock:
             # Under the lock: what another run fuses meanwhile must not look vanished.
-            index = index_archive(job, scratch)
-            found = prune(new_settings(job, identify_prior(job), lock.token), index, scratch, most_share, lock.check)
+            index = index_archive(job, scratch, pseudonyms).index
+            found = prune(new_settings(checked, lock.token), index, scratch, most_share, lock.check)
         console.print(f"{found.pairs} pairs without sources were pruned; their rows are skipped / vanished")
     return 0
 

@@ -1,4 +1,4 @@
-"""Tell this process how the places of a job are reached; every process of a run does so before it touches one."""
+"""What a process needs beside the job: how its places are reached, and the secret of its pseudonyms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks.codes import ConfigurationError
-from tasks.job import Place
+from tasks.job import SECRET_VARIABLE, Job, Place
+from tasks.privacy import Pseudonyms, make_pseudonyms, secret_of_environment
 from tasks.storage import PlaceOptions, PlaceWithKeys, configure_places
 
 
@@ -28,26 +29,59 @@ def use_places(places: Mapping[str, Place]) -> None:
     configure_places(places)
 
 
+def use_secret(job: Job) -> Pseudonyms | None:
+    """The pseudonyms of a job under the secret of the environment; None where it needs none.
+
+    Raises:
+        ConfigurationError: it needs one, and there is none, or it lies in a Prefect block.
+    """
+    if not job.needs_pseudonyms:
+        return None
+    secret = secret_of_environment()
+    if secret is None and job.pseudonym_block:
+        raise ConfigurationError(
+            f"pseudonym_block: this command cannot read the Prefect block {job.pseudonym_block}; set {SECRET_VARIABLE} "
+            "to the same secret"
+        )
+    return make_pseudonyms(secret)
+
+
+async def load_secret(job: Job) -> Pseudonyms | None:
+    """The same, also from a Prefect Secret block.
+
+    Raises:
+        ConfigurationError: a secret is needed, and there is none.
+    """
+    if not job.needs_pseudonyms:
+        return None
+    if job.pseudonym_block is None:
+        return make_pseudonyms(secret_of_environment())
+    value = (await _secret_block(job.pseudonym_block, "pseudonym_block")).get()
+    return make_pseudonyms(str(value).encode())
+
+
+async def _secret_block(name: str, field: str) -> Any:
+    from prefect.blocks.system import Secret
+
+    try:
+        block: Secret[Any] = await Secret.aload(name)
+    except ValueError as error:
+        raise ConfigurationError(f"{field}: the Prefect server has no Secret block {name}; create it") from error
+    return block
+
+
 async def load_places(places: Mapping[str, Place]) -> None:
     """With the keys of Prefect Secret blocks.
 
     Raises:
         ConfigurationError: a block does not exist or does not hold keys.
     """
-    from prefect.blocks.system import Secret
-
     options: dict[str, PlaceOptions] = {}
     for prefix, place in places.items():
         if place.credentials_block is None:
             options[prefix] = place
             continue
-        try:
-            block: Secret[Any] = await Secret.aload(place.credentials_block)
-        except ValueError as error:
-            raise ConfigurationError(
-                f"places: {prefix}: the Prefect server has no Secret block {place.credentials_block}; create it"
-            ) from error
-        keys = block.get()
+        keys = (await _secret_block(place.credentials_block, f"places: {prefix}")).get()
         options[prefix] = _with_keys(prefix, place.model_dump(exclude={"credentials_block"}), keys)
     configure_places(options)
 

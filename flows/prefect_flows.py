@@ -28,7 +28,7 @@ from flows.dispatch import dispatch_shards
 from flows.fuse_archive import PlannedRun, RunSummary, Watcher, check_inputs, finish, fuse_here, plan_runs
 from flows.fuse_shard import Stages, divide, open_prior, run_chunks, run_suspects, shard_chunks
 from flows.heartbeat import Heartbeat
-from flows.places import load_places
+from flows.places import load_places, load_secret
 from flows.stop import StopSignal, in_thread
 from tasks.chunk import Chunk, Progress, fuse_chunk, publish_chunk, read_chunk
 from tasks.codes import ConfigurationError
@@ -36,8 +36,8 @@ from tasks.isolate import fuse_isolated
 from tasks.job import Job, Place
 from tasks.lock import BorrowedLock, hold
 from tasks.plan import PlanCounts
+from tasks.rows import ResultRow
 from tasks.run_folder import RunFolder
-from tasks.schemas import ResultRow
 from tasks.settings import RunSettings, read_settings
 from tasks.storage import absolute
 
@@ -64,7 +64,7 @@ class LogProgress:
         self.heartbeat = Heartbeat(pairs)
         self.lock = threading.Lock()
 
-    def fused(self, pairs: int) -> None:
+    def fused(self, pairs: float) -> None:
         """``pairs`` more pairs left the network."""
         with self.lock:
             self.heartbeat.done += pairs
@@ -114,7 +114,8 @@ async def fuse_archive(job: Job) -> State[None]:
     be reached or a row is missing.
     """
     await load_places(job.places)
-    identity = await asyncio.to_thread(check_inputs, job)
+    checked = await asyncio.to_thread(check_inputs, job)
+    pseudonyms = await load_secret(checked.job)
     summaries: list[RunSummary] = []
     prior: Prior | None = None
     stop = StopSignal()
@@ -126,7 +127,7 @@ async def fuse_archive(job: Job) -> State[None]:
             stop.check()
             lock.check()
 
-        plans = plan_runs(job, identity, lock.token, watcher.get())
+        plans = plan_runs(checked, pseudonyms, lock.token, watcher.get())
         while (planned := await in_thread(stop, next, plans, None)) is not None:
             if job.deployment:
                 with watcher.get().begin(planned) as progress:

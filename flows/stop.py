@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from tasks.chunk import Progress
-from tasks.schemas import ResultRow
+from tasks.rows import ResultRow
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -51,7 +51,7 @@ class CheckedProgress:
     progress: Progress
     check: Callable[[], None]
 
-    def fused(self, pairs: int) -> None:
+    def fused(self, pairs: float) -> None:
         """Pass on, then check."""
         self.progress.fused(pairs)
         self.check()

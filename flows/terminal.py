@@ -26,8 +26,8 @@ from tasks.manifest import chunk_sizes
 from tasks.overview import PROBLEM_COLUMNS, Overview, overview
 from tasks.plan import PlanCounts
 from tasks.results import ReconcileError, result_batches
+from tasks.rows import ResultRow
 from tasks.run_folder import RunFolder, current_uri, list_runs
-from tasks.schemas import ResultRow
 from tasks.scratch import scratch_folder
 from tasks.storage import StorageError, absolute, exists, join, read_needed
 
@@ -63,11 +63,11 @@ class TerminalProgress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def fused(self, pairs: int) -> None:
+    def fused(self, pairs: float) -> None:
         """``pairs`` more pairs left the network."""
         with self.lock:
             self.heartbeat.done += pairs
-            self.bar.update(self.task, completed=self.heartbeat.done)
+            self.bar.update(self.task, completed=round(self.heartbeat.done, 1))
             if not self.console.is_terminal and self.heartbeat.is_due():
                 self.console.print(self.heartbeat.line())
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from tasks.attempts import marked_chunks
 from tasks.current import current_batches
 from tasks.manifest import read_manifest
-from tasks.outputs import has_sha256, output_folder, output_relative
+from tasks.outputs import OUTPUT_COLUMNS, has_sha256, named_outputs, output_folder
 from tasks.results import committed_of_shard
 from tasks.run_folder import history_folder, list_runs, run_method
 from tasks.storage import exists, join, list_names
@@ -37,21 +37,11 @@ def overwritten_pairs(dest: str, method: str, scratch: Path) -> list[str]:
     wanted = pa.array(sorted(keys), pa.string())
     found: list[str] = []
     with ThreadPoolExecutor(_READERS) as pool:
-        columns = ("pair_key", "output_uri", "output_sha256")
-        for table in current_batches(dest, method, scratch, columns):
-            rows = table.filter(
-                pc.and_(pc.is_in(table["pair_key"], value_set=wanted), pc.is_valid(table["output_uri"]))
-            )
-            right = pool.map(
-                lambda row: has_sha256(join(output_folder(dest, method), row[0]), row[1]),
-                zip(
-                    [output_relative(dest, method, uri) for uri in rows["output_uri"].to_pylist()],
-                    rows["output_sha256"].to_pylist(),
-                    strict=True,
-                ),
-            )
-            found += [key for key, is_it in zip(rows["pair_key"].to_pylist(), right, strict=True) if not is_it]
-    return found
+        for table in current_batches(dest, method, scratch, OUTPUT_COLUMNS):
+            outputs = list(named_outputs(table.filter(pc.is_in(table["pair_key"], value_set=wanted)), dest, method))
+            right = pool.map(lambda one: has_sha256(join(output_folder(dest, method), one.path), one.sha256), outputs)
+            found += [one.pair_key for one, is_it in zip(outputs, right, strict=True) if not is_it]
+    return list(dict.fromkeys(found))
 
 
 def _keys_in_work(dest: str, method: str) -> set[str]:

@@ -36,6 +36,7 @@ class Code(StrEnum):
     TOO_SMALL = "too_small"
     TOO_LARGE = "too_large"
     SIZE_MISMATCH = "size_mismatch"
+    OTHER_MODALITY = "other_modality"
     NON_IMAGE_SOP = "non_image_sop"
     LOCALIZER = "localizer"
     PROJECTION = "projection"
@@ -56,8 +57,10 @@ class Code(StrEnum):
     COLOUR_UNEXPECTED = "colour_unexpected"
     PATIENT_MISMATCH = "patient_mismatch"
     GRID_MISMATCH = "grid_mismatch"
+    RANGE_MISMATCH = "range_mismatch"
     NO_OVERLAP = "no_overlap"
     REGISTRATION_FAILED = "registration_failed"
+    NOT_DERIVABLE = "not_derivable"
     RESTACK_INCOMPLETE = "restack_incomplete"
     READ_FAILED = "read_failed"
     PERMISSION_DENIED = "permission_denied"
@@ -80,8 +83,11 @@ class Code(StrEnum):
 
 _STATUS_AND_SENTENCE: dict[Code, tuple[Status, str]] = {
     Code.NOT_IMAGE: (Status.SKIPPED, "The file's name is not that of an image; it was left alone."),
-    Code.NO_PARTNER: (Status.REJECTED, "No file of the same stem lies on the other side; add it or remove this one."),
-    Code.AMBIGUOUS_PAIR: (Status.REJECTED, "Several files of one side share this stem; keep one of them."),
+    Code.NO_PARTNER: (Status.REJECTED, "Nothing on the other side belongs to it; add its partner, or remove this one."),
+    Code.AMBIGUOUS_PAIR: (
+        Status.REJECTED,
+        "Several sources of one side could be meant; keep one, or name the pair in a table.",
+    ),
     Code.MISSING_SOURCE: (Status.REJECTED, "The file is listed but does not exist; restore it or correct the table."),
     Code.NAME_UNUSABLE: (Status.REJECTED, "The name cannot be given to a result; rename the file or change its key."),
     Code.VANISHED: (Status.SKIPPED, "Its sources are gone and its picture was pruned; restore them to fuse it again."),
@@ -93,8 +99,9 @@ _STATUS_AND_SENTENCE: dict[Code, tuple[Status, str]] = {
     Code.NOT_FINITE: (Status.REJECTED, "The image holds NaN or infinite values; repair or mask them."),
     Code.CODEC_MISSING: (Status.REJECTED, "The image's compression needs a codec that is not installed."),
     Code.TOO_SMALL: (Status.REJECTED, "An image needs at least 16 x 16 pixels to be fused."),
-    Code.TOO_LARGE: (Status.REJECTED, "The image has more pixels than max_pixels allows; raise the limit or scale it."),
+    Code.TOO_LARGE: (Status.REJECTED, "Larger than the job allows; raise the limit and --retry rejected, or scale it."),
     Code.SIZE_MISMATCH: (Status.REJECTED, "The two images differ in size; align them, or set register: resize."),
+    Code.OTHER_MODALITY: (Status.SKIPPED, "Of a modality that this job does not fuse; it was left alone."),
     Code.NON_IMAGE_SOP: (
         Status.SKIPPED,
         "The DICOM object is not an image of a kind that is fused; it was left alone.",
@@ -130,10 +137,15 @@ _STATUS_AND_SENTENCE: dict[Code, tuple[Status, str]] = {
     ),
     Code.PATIENT_MISMATCH: (Status.REJECTED, "The two sources are of different patients; correct the table of pairs."),
     Code.GRID_MISMATCH: (Status.REJECTED, "The two volumes lie on different grids; choose a registration."),
-    Code.NO_OVERLAP: (Status.REJECTED, "The two volumes hardly overlap in space; check that they belong together."),
+    Code.RANGE_MISMATCH: (Status.REJECTED, "The job's range is a window of CT, the source is none; give two numbers."),
+    Code.NO_OVERLAP: (Status.REJECTED, "The two sources hardly overlap in space; check that they belong together."),
     Code.REGISTRATION_FAILED: (
         Status.REJECTED,
         "No alignment could be trusted; register the pair by hand or leave it out.",
+    ),
+    Code.NOT_DERIVABLE: (
+        Status.REJECTED,
+        "Derived DICOM needs a CT or MR series as the fixed source; ask for NIfTI alone.",
     ),
     Code.RESTACK_INCOMPLETE: (
         Status.FAILED,

@@ -41,7 +41,8 @@ def fuse_pairs(
     config: FusionConfig,
     batch: int,
     clock: Callable[[], float],
-    on_fused: Callable[[int], None],
+    on_fused: Callable[[float], None],
+    explain: Callable[[BaseException], str] = lambda error: f"{type(error).__name__}: {error}",
 ) -> list[Fused | PairError]:
     """Fuse each pair; the answers stand in the order of ``pairs``.
 
@@ -52,11 +53,12 @@ def fuse_pairs(
     Args:
         clock: seconds, such as ``time.perf_counter``.
         on_fused: told the number of pairs that a batch has finished.
+        explain: what may be told of an error.
     """
     results: dict[int, Fused | PairError] = {}
     for group in batches_of_one_size(pairs, batch):
         began = clock()
-        fused = _fuse_batch([pairs[index] for index in group], prior, config)
+        fused = _fuse_batch([pairs[index] for index in group], prior, config, explain)
         seconds = (clock() - began) / len(group)
         for index, outcome in zip(group, fused, strict=True):
             results[index] = outcome if isinstance(outcome, PairError) else Fused(outcome, seconds)
@@ -72,7 +74,9 @@ def batches_of_one_size(pairs: Sequence[SourcePair], batch: int) -> list[list[in
     return [members[start : start + batch] for members in buckets.values() for start in range(0, len(members), batch)]
 
 
-def _fuse_batch(group: list[SourcePair], prior: Prior, config: FusionConfig) -> list[NDArray[np.float32] | PairError]:
+def _fuse_batch(
+    group: list[SourcePair], prior: Prior, config: FusionConfig, explain: Callable[[BaseException], str]
+) -> list[NDArray[np.float32] | PairError]:
     try:
         first = torch.from_numpy(np.stack([pair.first for pair in group]))
         second = torch.from_numpy(np.stack([pair.second for pair in group]))
@@ -83,9 +87,9 @@ def _fuse_batch(group: list[SourcePair], prior: Prior, config: FusionConfig) -> 
         if len(group) == 1:
             memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
             code = Code.OUT_OF_MEMORY if memory else Code.FUSION_FAILED
-            logger.warning("a pair could not be fused: %s", error)
-            return [PairError(code, f"{type(error).__name__}: {error}")]
-        return [outcome for pair in group for outcome in _fuse_batch([pair], prior, config)]
+            logger.warning("a pair could not be fused: %s", explain(error))
+            return [PairError(code, explain(error))]
+        return [outcome for pair in group for outcome in _fuse_batch([pair], prior, config, explain)]
     return [
         image if np.isfinite(image).all() else PairError(Code.FUSION_FAILED, "the result is not finite")
         for image in images

@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager
 
 from ddfm_core.priors import Prior
 from tasks.attempts import Deaths, Marks
-from tasks.chunk import Chunk, FusedPair, PreparedPair, Progress, RefusedPair, fuse_prepared, publish_pair, read_pair
+from tasks.chunk import Chunk, Progress, batches_of_pairs, commit, fuse_prepared, publish_pair, read_pair
 from tasks.codes import Code
-from tasks.fuse import batches_of_one_size
-from tasks.results import commit_chunk
+from tasks.pair import FusedPair, PreparedPair, RefusedPair
+from tasks.private_sources import locate
 from tasks.settings import RunSettings
 
 
@@ -40,9 +40,12 @@ def fuse_isolated(
     def marked(positions: list[int]) -> AbstractContextManager[None]:
         return marks.around(chunk.shard_id, chunk.chunk_id, positions)
 
-    def untold(_: int) -> None:
+    def untold(_: float) -> None:
         """Copies in a batch are no progress."""
 
+    # A volume is a batch of its own, of which each part counts.
+    told = progress.fused if settings.job.of_volumes else untold
+    sources = locate(settings, chunk.rows)
     prepared: dict[int, PreparedPair] = {}
     outcomes: dict[int, FusedPair | RefusedPair] = {}
     for position, row in enumerate(chunk.rows):
@@ -51,36 +54,37 @@ def fuse_isolated(
             outcomes[position] = RefusedPair(row, Code.PROCESS_DIED, f"{Code.PROCESS_DIED.sentence} ({found})")
             continue
         with marked([position]):
-            pair = read_pair(row, settings.job)
+            pair = read_pair(row, sources[row.pair_key], settings)
         if isinstance(pair, PreparedPair):
             prepared[position] = pair
         else:
             outcomes[position] = pair
     progress.fused(len(outcomes))
     positions = list(prepared)
-    for batch in batches_of_one_size([pair.sources for pair in prepared.values()], settings.job.batch):
+    for batch in batches_of_pairs(list(prepared.values()), settings):
         members = [positions[index] for index in batch]
         if any(deaths.is_suspect(position, chunk.rows[position].attempt) for position in members):
             for place, position in enumerate(members):
                 with marked([position]):
                     # A batch of copies: the last bits of a result depend on the size of the batch.
                     copies = [prepared[position]] * len(members)
-                    outcomes[position] = fuse_prepared(copies, settings, prior, untold)[place]
-                progress.fused(1)
+                    outcomes[position] = fuse_prepared(copies, settings, prior, told)[place]
+                if told is untold:
+                    progress.fused(1)
         else:
             with marked(members):
-                fused = fuse_prepared([prepared[position] for position in members], settings, prior, untold)
+                fused = fuse_prepared([prepared[position] for position in members], settings, prior, told)
             outcomes.update(zip(members, fused, strict=True))
-            progress.fused(len(members))
+            if told is untold:
+                progress.fused(len(members))
     check()
     # No pair is to blame when this mark stays.
     publishing = marks.set(chunk.shard_id, chunk.chunk_id, [])
     marks.keep(publishing)
-    rows = []
+    published = []
     for position in sorted(outcomes):
         with marked([position]):
-            rows.append(publish_pair(outcomes[position], settings, str(prior.device)))
+            published.append(publish_pair(outcomes[position], settings, str(prior.device)))
     check()
-    commit_chunk(settings.run, chunk.shard_id, chunk.chunk_id, rows)
+    commit(chunk, published, settings, progress)
     marks.clear(publishing)
-    progress.committed(rows)

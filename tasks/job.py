@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from dataclasses import replace
+from typing import Annotated, Final, Literal, Self, get_args
 
-import yaml
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from ddfm_core.fusion import ALGORITHM_VERSION, FusionConfig
-from tasks.codes import ConfigurationError
+from tasks.ct_windows import CT_WINDOWS
+from tasks.modality import modality_of
 from tasks.storage import PlaceOptions, absolute
+from tasks.volume_options import VolumeOptions
 
+SECRET_VARIABLE: Final = "DDFM_PSEUDONYM_SECRET"  # noqa: S105 - the name of it
 PLACE = "A folder or any fsspec URL such as s3://bucket/prefix."
 ValueRange = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
+Homography = Annotated[tuple[float, ...], Field(min_length=9, max_length=9)]
+ImageRegistration = Literal["none", "resize", "homography", "translation", "affine"]
+VolumeRegistration = Literal["auto", "none", "header", "rigid", "affine", "bspline"]
+RegisterMethod = Literal["none", "resize", "homography", "translation", "affine", "auto", "header", "rigid", "bspline"]
 
 
 class Place(PlaceOptions):
@@ -44,10 +51,24 @@ class Job(BaseModel):
     pairs: str | None = Field(
         None, description="Instead of `first` and `second`: a CSV or Parquet table with columns first, second [, key]."
     )
+    archive: str | None = Field(
+        None, description=f"Instead of `first` and `second`: one root of DICOM series or BIDS files. {PLACE}"
+    )
+    pairing: Literal["dicom", "bids"] = Field(
+        "dicom",
+        description="In an archive. dicom: by patient and space. bids: by subject and session of the name.",
+    )
+    kind: Literal["auto", "images", "volumes"] = Field(
+        "auto", description="auto looks at the sources: volumes where they are DICOM or NIfTI, else images."
+    )
     out: str = Field(description=f"Destination of pictures, tables and reports. {PLACE}")
     dataset: str = Field("", description="Free name of the data set, a column of the result table.")
-    modality_first: str = Field("", description="Free name of the first modality, a column of the result table.")
-    modality_second: str = Field("", description="Free name of the second modality, a column of the result table.")
+    modality_first: str = Field(
+        "",
+        description="Name of the first modality, a column of the result table. Of NIfTI volumes it says how values are "
+        "mapped (CT, MR, PET, SPECT); in an archive it chooses the series (CT) or the BIDS suffix (pet).",
+    )
+    modality_second: str = Field("", description="The same for the second source, such as MR or T1w.")
     method: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
@@ -74,14 +95,23 @@ class Job(BaseModel):
     prior: str = Field("bundled", description="`bundled`, or a file: guided-diffusion .pt, or .safetensors.")
 
     bit_depth: Literal[8, 16] = Field(8, description="Bits per channel of the fused PNG.")
-    first_range: ValueRange | None = Field(
-        None, description="Stored values mapped to black and white. Default: 0-255, beyond 8 bit 0.1-99.9 percentiles."
+    first_range: ValueRange | str | None = Field(
+        None,
+        description="Values mapped to black and white: [low, high], for CT volumes also the name of a window such as "
+        "brain. Default: 0-255, beyond 8 bit 0.1-99.9 percentiles; volumes by their modality.",
     )
-    second_range: ValueRange | None = Field(None, description="The same for the second source.")
-    register_method: Literal["none", "resize"] = Field(
-        "none",
+    second_range: ValueRange | str | None = Field(None, description="The same for the second source.")
+    register_method: RegisterMethod | None = Field(
+        None,
         alias="register",
-        description="none rejects pairs of different sizes; resize scales the first to the second (one field of view).",
+        description="Images: none (default) rejects pairs of different sizes, resize scales the first to the second, "
+        "homography, translation, affine align it. Volumes: auto (default) by the headers where the frame of reference "
+        "is shared, else rigid; header, rigid, affine, bspline; none needs one grid.",
+    )
+    homographies: dict[str, Homography] = Field(
+        default_factory=dict,
+        description="For register: homography, by pattern of keys (one camera pair each): nine numbers, row by row, of "
+        "the matrix that takes pixels (x, y, 1) of the second image to the first.",
     )
     max_pixels: int = Field(50_000_000, ge=256, description="Larger images are rejected before they are decoded.")
 
@@ -123,6 +153,20 @@ class Job(BaseModel):
     since: AwareDatetime | None = Field(
         None, description="Only pairs of which one source was modified at this time or later: 2026-01-31T00:00:00Z."
     )
+    privacy: Literal["auto", "strict", "off"] = Field(
+        "auto",
+        description="strict: whatever lies below the roots is written as keyed pseudonyms (needs a secret in "
+        f"{SECRET_VARIABLE}). off: paths are kept readable. auto: strict for volumes.",
+    )
+    pseudonym_block: str | None = Field(
+        None,
+        description=f"Name of a Prefect Secret block with the secret of the pseudonyms, instead of {SECRET_VARIABLE}.",
+    )
+    private: str | None = Field(
+        None,
+        description=f"Where to keep the table that leads from pseudonyms to files. Default: OUT/_ddfm/private. {PLACE}",
+    )
+    volumes: VolumeOptions = Field(VolumeOptions(), description="What concerns medical volumes only.")
     failed_share: float = Field(
         0.05, ge=0, le=1, description="The run counts as failed when a larger share of its pairs failed."
     )
@@ -130,25 +174,60 @@ class Job(BaseModel):
     @model_validator(mode="after")
     def _one_kind_of_source(self) -> Self:
         folders = (self.first is not None, self.second is not None)
-        if self.pairs is None and not all(folders):
-            raise ValueError("give both first and second, or pairs")
-        if self.pairs is not None and any(folders):
-            raise ValueError("give either first and second, or pairs, not both")
-        for name in ("first", "second"):
+        given = [name for name in ("pairs", "archive") if getattr(self, name) is not None]
+        if not given and not all(folders):
+            raise ValueError("give both first and second, or pairs, or archive")
+        if len(given) > 1 or (given and any(folders)):
+            raise ValueError("give first and second, or pairs, or archive, not both")
+        if self.archive is not None and not (self.modality_first and self.modality_second):
+            raise ValueError("archive: say with modality_first and modality_second what to pair, such as CT and MR")
+        for name in ("first", "second", "archive"):
             source = getattr(self, name)
-            if source is not None and f"{absolute(self.out)}/".startswith(f"{absolute(source)}/"):
-                raise ValueError(f"out: {self.out} lies inside {name}, so that results would be taken for sources")
-        for name in ("first", "second", "pairs", "out"):
+            for target in ("out", "private"):
+                place = getattr(self, target)
+                if source is not None and place is not None and _lies_inside(place, source):
+                    raise ValueError(f"{target}: {place} lies inside {name}, so that it would be taken for a source")
+        for name in ("first", "second", "pairs", "archive", "private", "out"):
             place = getattr(self, name)
             if place is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*@", place):
                 # Not repeated: there may be a password before the @.
                 raise ValueError(f"{name}: a URL must not hold credentials; they belong into the environment")
         for name in ("first_range", "second_range"):
             value = getattr(self, name)
-            if value is not None and not value[0] < value[1]:
-                raise ValueError(f"{name}: the low value must lie below the high one, got {value}")
+            if isinstance(value, str):
+                if value not in CT_WINDOWS:
+                    raise ValueError(f"{name}: there is no window {value}; the names are {', '.join(CT_WINDOWS)}")
+            elif value is not None and not (value[0] < value[1] and all(map(math.isfinite, value))):
+                raise ValueError(f"{name}: the low value must lie below the high one, both finite, got {value}")
+        self._check_kind()
         self.fusion_config()
         return self
+
+    def _check_kind(self) -> None:
+        allowed = {"images": get_args(ImageRegistration), "volumes": get_args(VolumeRegistration)}.get(self.kind)
+        if allowed and self.register_method is not None and self.register_method not in allowed:
+            raise ValueError(
+                f"register: {self.register_method} is not for {self.kind}; allowed are {', '.join(allowed)}"
+            )
+        for pattern, numbers in self.homographies.items():
+            a, b, c, d, e, f, g, h, i = numbers
+            determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+            if not math.isfinite(determinant) or determinant == 0:
+                raise ValueError(f"homographies: the matrix of {pattern} has no inverse")
+        if self.register_method == "homography" and not self.homographies:
+            raise ValueError(
+                'homographies: give the matrix of each camera pair, such as {"*": [1, 0, 0, 0, 1, 0, 0, 0, 1]}'
+            )
+        if self.kind == "images" and self.archive is not None:
+            raise ValueError("archive: is for volumes; name the folders of pictures with first and second")
+        if self.pairing == "bids" and self.archive is None:
+            raise ValueError("pairing: bids is for an archive; name its root there")
+        if self.volumes.identity == "keep" and "dicom" not in self.volumes.also_write:
+            raise ValueError("volumes.identity: keep is for derived DICOM; add dicom to volumes.also_write")
+        if self.volumes.palette != "none" and "png" not in self.volumes.also_write:
+            raise ValueError("volumes.palette: is for the PNG pictures; add png to volumes.also_write")
+        if self.kind == "images" and (isinstance(self.first_range, str) or isinstance(self.second_range, str)):
+            raise ValueError("first_range, second_range: windows have names for CT volumes only; give [low, high]")
 
     @property
     def method_name(self) -> str:
@@ -156,10 +235,45 @@ class Job(BaseModel):
         return self.method or self.mode
 
     @property
+    def of_volumes(self) -> bool:
+        """Whether the sources are medical volumes; known once :func:`tasks.source_kind.settle_kind` was asked."""
+        return self.kind == "volumes"
+
+    @property
+    def strict(self) -> bool:
+        """Whether pseudonyms are written instead of what lies below the roots."""
+        return self.privacy == "strict" or (self.privacy == "auto" and self.of_volumes)
+
+    @property
+    def has_private_table(self) -> bool:
+        """Whether the files of a pair are found by the private table of its run, not by the URIs of its row."""
+        return self.strict or self.of_volumes
+
+    @property
+    def needs_pseudonyms(self) -> bool:
+        """Whether anything that is written needs the secret of the pseudonyms."""
+        return self.strict or (
+            self.of_volumes and "dicom" in self.volumes.also_write and self.volumes.identity == "pseudonym"
+        )
+
+    @property
+    def roots(self) -> tuple[str | None, str | None]:
+        """The folders below which the first and the second sources lie; None for those of a table."""
+        if self.archive is not None:
+            return absolute(self.archive), absolute(self.archive)
+        return self.first and absolute(self.first), self.second and absolute(self.second)
+
+    @property
+    def registration(self) -> RegisterMethod:
+        """The method of registration, by default that of the kind."""
+        return self.register_method or ("auto" if self.of_volumes else "none")
+
+    @property
     def scope(self) -> tuple[object, ...]:
-        """Which pairs the job is about: its sources, and what it selects of them."""
-        places = tuple(source and absolute(source) for source in (self.first, self.second, self.pairs))
-        return (*places, self.only, self.limit, self.since)
+        """Which pairs the job is about, by which keys: its sources, what it selects of them, and what names them."""
+        places = tuple(source and absolute(source) for source in (self.first, self.second, self.pairs, self.archive))
+        named_by = (self.kind, self.pairing, self.modality_first, self.modality_second, self.strict, self.private)
+        return (*places, *named_by, self.only, self.limit, self.since)
 
     @property
     def selects(self) -> bool:
@@ -179,72 +293,27 @@ class Job(BaseModel):
             seed=self.seed,
         )
 
+    def core_config(self) -> FusionConfig:
+        """What the core is to do with a picture or a slice; the output rule of a volume is applied to all of it."""
+        return replace(self.fusion_config(), output="none") if self.of_volumes else self.fusion_config()
+
     def config_hash(self, prior_sha256: str) -> str:
         """16 hexadecimal digits that change exactly when the pictures of a pair may change."""
         pixels = self.model_dump(
             mode="json",
             include={"mode", "steps", "update", "eta", "tv_weight", "penalty", "output", "seed", "bit_depth",
-                     "first_range", "second_range", "register_method", "max_pixels", "precision"},
+                     "first_range", "second_range", "max_pixels", "precision"},
+            exclude={"bit_depth", "max_pixels"} if self.of_volumes else None,
         )  # fmt: skip
+        pixels["register_method"] = self.registration
+        if self.registration == "homography":
+            pixels["homographies"] = {name: list(matrix) for name, matrix in sorted(self.homographies.items())}
+        if self.of_volumes:
+            pixels["modalities"] = [modality_of(self.modality_first), modality_of(self.modality_second)]
+            pixels["volumes"] = self.volumes.pixels()
         pixels |= {"prior_sha256": prior_sha256, "algorithm_version": ALGORITHM_VERSION}
         return hashlib.sha256(json.dumps(pixels, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def make_job(settings: Mapping[str, Any]) -> Job:
-    """Validate ``settings``.
-
-    Raises:
-        ConfigurationError: one line per wrong field, with its value and what is allowed.
-    """
-    try:
-        return Job.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigurationError("\n".join(_sentence(settings, detail) for detail in error.errors())) from error
-
-
-def _sentence(settings: Mapping[str, Any], detail: Any) -> str:
-    field = str(detail["loc"][0]) if detail["loc"] else "job"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    if field == "places":
-        where = ".".join(map(str, detail["loc"]))
-        if detail["type"] == "extra_forbidden":
-            return f"{where}: there is no such field; the fields are {', '.join(Place.model_fields)}"
-        # What was given is not repeated: somebody may have written a secret there.
-        return f"{where}: {message}"
-    if detail["type"] == "extra_forbidden":
-        names = ", ".join(info.alias or name for name, info in Job.model_fields.items())
-        return f"{field}: there is no such field; the fields are {names}"
-    if detail["type"] == "missing":
-        return f"{field}: is missing; {Job.model_fields[field].description}"
-    given = f" (given: {settings[field]!r})" if field in settings else ""
-    return f"{field}: {message}{given}"
-
-
-def read_job(text: str, overrides: Mapping[str, Any] | None = None) -> Job:
-    """A job from YAML, with fields of ``overrides`` in place of the file's.
-
-    Raises:
-        ConfigurationError: not YAML, not a mapping, or a field is wrong.
-    """
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"the job file is not valid YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigurationError("the job file must be a mapping of fields to values; see `ddfm config --template`")
-    return make_job(settings | dict(overrides or {}))
-
-
-def job_template() -> str:
-    """A commented job file with every field at its default."""
-    lines = ["# A job for `ddfm fuse --config FILE`. Fields that are commented out have the value shown.", ""]
-    examples = {"first": "archive/infrared", "second": "archive/visible", "out": "archive/fused"}
-    for name, info in Job.model_fields.items():
-        field = info.alias or name
-        lines.append(f"# {info.description}")
-        if field in examples:
-            lines += [f"{field}: {examples[field]}", ""]
-        else:
-            value = json.dumps(info.get_default(call_default_factory=True))
-            lines += [f"# {field}: {value}", ""]
-    return "\n".join(lines)
+def _lies_inside(place: str, folder: str) -> bool:
+    return f"{absolute(place)}/".startswith(f"{absolute(folder)}/")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tasks.codes import Code, PairError
+from tasks.codes import Code
+from tasks.local_copy import local_copy
+from tasks.rows import ManifestRow
 from tasks.run_folder import RunFolder
-from tasks.schemas import MANIFEST_SCHEMA, ManifestRow
-from tasks.storage import StorageError, exists, local_path, stat_file, write_file
-from tasks.tables import TableWriter, fetch_needed, open_table, table_batches
+from tasks.schemas import MANIFEST_SCHEMA
+from tasks.storage import StorageError, exists, write_file
+from tasks.tables import TableWriter, open_table, table_batches
 
 DRAFT_SCHEMA: Final = pa.schema(
     [item for item in MANIFEST_SCHEMA if item.name not in ("shard_id", "chunk_id")], metadata=MANIFEST_SCHEMA.metadata
@@ -189,25 +187,7 @@ def read_manifest(run: RunFolder, shard_id: str) -> pa.Table:
 
 
 def _local_copy(run: RunFolder) -> Path:
-    """The plan's file where it can be read piece by piece; fetched once per process, because it never changes."""
-    path = local_path(run.manifest_uri)
-    if path is not None:
-        if not path.exists():
-            raise StorageError(run.manifest_uri, "does not exist", "the run has no plan; begin a new one")
-        return path
-    try:
-        version = stat_file(run.manifest_uri).fingerprint
-    except PairError as error:
-        problem = "does not exist" if error.code == Code.MISSING_SOURCE else f"cannot be read ({error.detail})"
-        raise StorageError(run.manifest_uri, problem, "restore the file, or begin a new run") from error
-    return _fetched(run, version)
-
-
-@lru_cache(maxsize=2)
-def _fetched(run: RunFolder, version: str) -> Path:  # noqa: ARG001 - the version makes a new entry
-    folder = Path(tempfile.mkdtemp(prefix="ddfm-manifest-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return fetch_needed(run.manifest_uri, folder)
+    return local_copy(run.manifest_uri, "the run has no plan; begin a new one")
 
 
 def manifest_rows(manifest: pa.Table) -> Iterator[ManifestRow]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddfm_core.metrics import evaluator_grey, fusion_metrics
+from ddfm_core.colour import luma
+from ddfm_core.fusion import SMALLEST_SIDE
+from ddfm_core.metrics import METRIC_NAMES, evaluator_grey, fusion_metrics
 from tasks.publish.png import to_grey_levels
+
+
+def grey_of(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The luma [1, H, W] of [C, H, W], as the core sees it."""
+    values: NDArray[np.float32] = luma(torch.from_numpy(image)[None])[0].numpy()
+    return values
 
 
 def grey(image: NDArray[np.float32]) -> torch.Tensor:
@@ -16,12 +26,28 @@ def grey(image: NDArray[np.float32]) -> torch.Tensor:
     return evaluator_grey(levels)[None] if len(levels) == 3 else levels
 
 
-def measure(fused: NDArray[np.float32], first: NDArray[np.float32], second: NDArray[np.float32]) -> dict[str, float]:
+def measure(
+    fused: NDArray[np.float32],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    valid: NDArray[np.bool_] | None = None,
+) -> dict[str, float]:
     """Every metric of one pair, by name; NaN where a figure does not exist.
 
     Args:
         fused, first, second: [C, H, W] in [-1, 1]. Sources of 8 bits give back exactly their stored levels;
             deeper ones are measured as they were normalised.
+        valid: bool [H, W], where both sources have values; None: everywhere. What lies around the smallest rectangle
+            that holds all of it is left out, and what is not valid inside is black in all three pictures. Of a
+            rectangle too small for a picture there are no figures.
     """
-    figures = fusion_metrics(grey(fused), grey(first), grey(second))
+    pictures: tuple[torch.Tensor, ...] = grey(fused), grey(first), grey(second)
+    if valid is not None and not valid.all():
+        rows, columns = (np.flatnonzero(valid.any(axis=axis)) for axis in (1, 0))
+        if min(np.ptp(side) if len(side) else 0 for side in (rows, columns)) < SMALLEST_SIDE - 1:
+            return dict.fromkeys(METRIC_NAMES, math.nan)
+        mask = torch.from_numpy(np.ascontiguousarray(valid))
+        window = (..., slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        pictures = tuple((picture * mask)[window] for picture in pictures)
+    figures = fusion_metrics(pictures[0], pictures[1], pictures[2])
     return {name: float(figure[0]) for name, figure in figures.items()}

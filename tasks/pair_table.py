@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -50,7 +51,9 @@ _ROW_SCHEMA: Final = pa.schema([
 
 
 @dataclass(frozen=True, slots=True)
-class _TableRow:
+class TableRow:
+    """A row of a table of pairs: its key, or one made up, its number, counted from 1, and its cells."""
+
     unique_key: str
     number: int
     first: str | None
@@ -71,29 +74,47 @@ def index_table(table_uri: str, scratch: Path, fingerprint: Fingerprint = "stat"
         ConfigurationError: it is neither CSV nor Parquet, or lacks a column.
         StorageError: it cannot be read.
     """
-    rows, path = scratch / "table.parquet", scratch / "index.parquet"
-    with TableWriter(rows, _ROW_SCHEMA) as writer:
-        for table in _numbered(table_uri, fetch_needed(table_uri, scratch)):
-            writer.write(table)
-    if not writer.rows:
-        raise EmptyArchive(f"no pairs in {table_uri}")
-    with open_database(scratch, writer.bytes) as database, TableWriter(path, INDEX_SCHEMA) as index:
-        view_tables(database, "given", rows)
-        in_order = database.sql("SELECT * FROM given ORDER BY unique_key, number")
-        found = (_TableRow(**row) for batch in in_order.to_arrow_reader(ROWS) for row in batch.to_pylist())
-        groups = (list(members) for _, members in groupby(found, key=lambda row: row.unique_key))
-        for pairs in _look_up(groups, absolute(table_uri), fingerprint):
+    path = scratch / "index.parquet"
+    with TableWriter(path, INDEX_SCHEMA) as index:
+        for pairs in _look_up(rows_by_key(table_uri, scratch), absolute(table_uri), fingerprint):
             index.write(index_table_of(pairs))
     return Index(path, index.rows)
 
 
-def _numbered(uri: str, path: Path) -> Iterator[pa.Table]:
+def rows_by_key(
+    table_uri: str, scratch: Path, stem: Callable[[str], str] = lambda path: split_suffix(path)[0]
+) -> Iterator[list[TableRow]]:
+    """The rows of a table, those of one key together, in the order of the keys and then of the table.
+
+    Args:
+        stem: what becomes a key of a path, where the table has none.
+
+    Raises:
+        EmptyArchive: while iterating, like the others: the table has no rows.
+        ConfigurationError: it is neither CSV nor Parquet, or lacks a column.
+        StorageError: it cannot be read.
+    """
+    rows = scratch / "table.parquet"
+    with TableWriter(rows, _ROW_SCHEMA) as writer:
+        for table in _numbered(table_uri, fetch_needed(table_uri, scratch), stem):
+            writer.write(table)
+    if not writer.rows:
+        raise EmptyArchive(f"no pairs in {table_uri}")
+    with open_database(scratch, writer.bytes) as database:
+        view_tables(database, "given", rows)
+        in_order = database.sql("SELECT * FROM given ORDER BY unique_key, number")
+        found = (TableRow(**row) for batch in in_order.to_arrow_reader(ROWS) for row in batch.to_pylist())
+        for _, members in groupby(found, key=lambda row: row.unique_key):
+            yield list(members)
+
+
+def _numbered(uri: str, path: Path, stem: Callable[[str], str]) -> Iterator[pa.Table]:
     number = 0
     for table in _read_cells(uri, path):
         cells = [table[name].to_pylist() for name in _COLUMNS]
         numbers = range(number + 1, number + 1 + len(table))
         number += len(table)
-        keys = [_unique_key(*row) for row in zip(numbers, *cells, strict=True)]
+        keys = [_unique_key(stem, *row) for row in zip(numbers, *cells, strict=True)]
         yield pa.table([keys, list(numbers), *cells], schema=_ROW_SCHEMA)
 
 
@@ -110,7 +131,14 @@ def _read_cells(uri: str, path: Path) -> Iterator[pa.Table]:
                 for name in _COLUMNS
             })  # fmt: skip
     except (pa.ArrowException, OSError) as error:
-        raise ConfigurationError(f"{uri} is neither a CSV nor a Parquet table of texts: {error}") from error
+        # Without what the error quotes: cells name files, and files name persons.
+        raise ConfigurationError(f"{uri} is neither a CSV nor a Parquet table of texts ({_figures(error)})") from None
+
+
+def _figures(error: Exception) -> str:
+    """Where a table is wrong, by numbers."""
+    found = re.findall(r"Row #\d+|Expected \d+ columns, got \d+", str(error))
+    return ", ".join((type(error).__name__, *found))
 
 
 def _parquet_batches(uri: str, path: Path) -> Iterator[pa.RecordBatch]:
@@ -135,11 +163,14 @@ def _csv_batches(uri: str, path: Path) -> Iterator[pa.RecordBatch]:
 def _wanted(uri: str, names: Sequence[str]) -> list[str]:
     wrong = [name for name in _COLUMNS if names.count(name) != 1 and (name != "key" or names.count(name) > 1)]
     if wrong:
-        raise ConfigurationError(f"{uri} needs one column {' and one '.join(wrong)}; it has {', '.join(names)}")
+        # Not repeated: the first line of a table without a header names files.
+        raise ConfigurationError(
+            f"{uri} needs one column {' and one '.join(wrong)}; check its first line, which names {len(names)} columns"
+        )
     return [name for name in _COLUMNS if name in names]
 
 
-def _unique_key(number: int, first: str | None, _: str | None, key: str | None) -> str:
+def _unique_key(stem: Callable[[str], str], number: int, first: str | None, _: str | None, key: str | None) -> str:
     """The key of the pair, or one made up."""
     if key:
         return key if is_usable(key) else made_usable(key)
@@ -148,14 +179,12 @@ def _unique_key(number: int, first: str | None, _: str | None, key: str | None) 
     path = posixpath.normpath(first.partition("://")[2] or first)
     while path.startswith(("/", "../")):
         path = path.partition("/")[2]
-    stem = split_suffix(path)[0]
-    return stem if is_usable(stem) else made_usable(first)
+    made = stem(path)
+    return made if is_usable(made) else made_usable(first)
 
 
-def _look_up(
-    groups: Iterable[list[_TableRow]], table_uri: str, fingerprint: Fingerprint
-) -> Iterator[list[IndexedPair]]:
-    def look_up(part: Sequence[Sequence[_TableRow]]) -> list[IndexedPair]:
+def _look_up(groups: Iterable[list[TableRow]], table_uri: str, fingerprint: Fingerprint) -> Iterator[list[IndexedPair]]:
+    def look_up(part: Sequence[Sequence[TableRow]]) -> list[IndexedPair]:
         return [_table_pair(rows, table_uri, fingerprint) for rows in part]
 
     waiting = iter(groups)
@@ -165,30 +194,39 @@ def _look_up(
             yield from pool.map(look_up, parts)
 
 
-def _table_pair(rows: Sequence[_TableRow], table_uri: str, fingerprint: Fingerprint) -> IndexedPair:
+def _table_pair(rows: Sequence[TableRow], table_uri: str, fingerprint: Fingerprint) -> IndexedPair:
+    sources, fault = row_sources(rows, table_uri)
+    if fault is not None:
+        return make_row(rows[0].unique_key, sources, *fault)
+    for place, source in enumerate(sources):
+        try:
+            sources[place] = _stat(source.uri or "", fingerprint)
+        except PairError as error:
+            where = f"row {rows[0].number} of the table, {SIDES[place]}"
+            fault = fault or (error.code, f"{where}: {error.detail}")
+    return make_row(rows[0].unique_key, sources, *(fault or ()))
+
+
+def row_sources(rows: Sequence[TableRow], table_uri: str) -> tuple[list[Source], tuple[Code, str] | None]:
+    """The places that rows of one key name, not looked up, and why they are no pair: code and detail.
+
+    Codes: AMBIGUOUS_PAIR (several rows), MISSING_SOURCE (an empty cell), NAME_UNUSABLE.
+    """
     row = rows[0]
-    key = row.unique_key
     cells = (row.first, row.second)
-    uris = [_resolve(cell, table_uri) if cell else None for cell in cells]
-    sources = [Source(uri) for uri in uris]
+    sources = [Source(_resolve(cell, table_uri) if cell else None) for cell in cells]
     if len(rows) > 1:
         content = "\0".join(f"{row.first}\0{row.second}" for row in rows)
-        sources[0] = Source(uris[0], together(len(rows), content))
+        sources[0] = Source(sources[0].uri, together(len(rows), content))
         numbers = ", ".join(str(row.number) for row in rows)
-        return make_row(key, sources, Code.AMBIGUOUS_PAIR, f"rows {numbers} of the table have this key")
+        return sources, (Code.AMBIGUOUS_PAIR, f"rows {numbers} of the table have this key")
     where = f"row {row.number} of the table"
     for side, cell in zip(SIDES, cells, strict=True):
         if not cell:
-            return make_row(key, sources, Code.MISSING_SOURCE, f"{where} has no {side}")
-    if key != row.key and key.startswith(UNUSABLE_PREFIX):
-        return make_row(key, sources, Code.NAME_UNUSABLE, where)
-    fault: tuple[Code, str] | None = None
-    for place, uri in enumerate(uris):
-        try:
-            sources[place] = _stat(uri or "", fingerprint)
-        except PairError as error:
-            fault = fault or (error.code, f"{where}, {SIDES[place]}: {error.detail}")
-    return make_row(key, sources, *(fault or ()))
+            return sources, (Code.MISSING_SOURCE, f"{where} has no {side}")
+    if row.unique_key != row.key and row.unique_key.startswith(UNUSABLE_PREFIX):
+        return sources, (Code.NAME_UNUSABLE, where)
+    return sources, None
 
 
 def _stat(uri: str, fingerprint: Fingerprint) -> Source:

@@ -33,9 +33,10 @@ MAX_ATTEMPTS: Final = 3
 """Runs that try a pair whose rows say ``failed``."""
 
 _WITHOUT_FUSION: Final = (
-    Code.NOT_IMAGE, Code.NO_PARTNER, Code.AMBIGUOUS_PAIR, Code.MISSING_SOURCE, Code.NAME_UNUSABLE, Code.VANISHED
+    Code.NOT_IMAGE, Code.NO_PARTNER, Code.AMBIGUOUS_PAIR, Code.MISSING_SOURCE, Code.NAME_UNUSABLE, Code.VANISHED,
+    Code.OTHER_MODALITY, Code.PATIENT_MISMATCH,
 )  # fmt: skip
-"""Found by looking at names; such a row settles nothing about the pair that may stand there now."""
+"""Found by looking at names and headers; such a row settles nothing about the pair that may stand there now."""
 
 Retry = Literal["rejected", "failed"]
 

@@ -12,19 +12,21 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.chunk import RefusedPair, publish_pair
 from tasks.codes import Code, ConfigurationError
 from tasks.current import compact, current_batches
 from tasks.index import Index
 from tasks.job import Job
 from tasks.manifest import ManifestDraft, draft_rows, manifest_batches, manifest_rows, write_manifest
-from tasks.outputs import output_folder, output_relative
+from tasks.outputs import output_folder, output_relative, remove_outputs
+from tasks.pair import RefusedPair, refused_row
 from tasks.plan import PlanCounts, vanished_rows, write_counts
 from tasks.results import commit_chunk, reconcile
-from tasks.run_folder import finish_run, unfinished_run
-from tasks.schemas import PLAN_COLUMNS, VANISHED_SCHEMA, ManifestRow, ResultRow
+from tasks.resume import waiting_run
+from tasks.rows import ManifestRow, ResultRow
+from tasks.run_folder import finish_run
+from tasks.schemas import PLAN_COLUMNS, VANISHED_SCHEMA
 from tasks.settings import RunSettings, write_settings
-from tasks.storage import absolute, join, remove
+from tasks.storage import join
 from tasks.tables import TableWriter, table_batches
 
 _REMOVERS: Final = 16
@@ -73,12 +75,14 @@ def vanished_outputs(dest: str, job: Job, index: Index, scratch: Path) -> Prunin
 
 
 def _rows_of_sources(dest: str, job: Job, scratch: Path) -> Iterator[pa.Table]:
+    """Rows without any file are nobody's; such a row never has a picture."""
+    first, second = job.roots
     for rows in current_batches(dest, job.method_name, scratch, _COLUMNS):
-        if job.first is None or job.second is None:
+        if first is None or second is None:
             yield rows
             continue
-        is_first = pc.starts_with(rows["first_uri"], f"{absolute(job.first)}/")
-        is_second = pc.starts_with(rows["second_uri"], f"{absolute(job.second)}/")
+        is_first = pc.starts_with(rows["first_uri"], f"{first}/")
+        is_second = pc.starts_with(rows["second_uri"], f"{second}/")
         yield rows.filter(pc.or_(pc.fill_null(is_first, False), pc.fill_null(is_second, False)))
 
 
@@ -100,7 +104,7 @@ def prune(settings: RunSettings, index: Index, scratch: Path, most_share: float,
         StorageError: a picture cannot be removed, or the run not be written.
     """
     run, job = settings.run, settings.job
-    waiting = unfinished_run(run.dest, job.method_name)
+    waiting = waiting_run(run.dest, job.method_name)
     if waiting is not None:
         raise ConfigurationError(f"run {waiting.run_id} is not finished; run `ddfm fuse` to finish it, then prune")
     pruning = vanished_outputs(run.dest, job, index, scratch)
@@ -116,7 +120,7 @@ def prune(settings: RunSettings, index: Index, scratch: Path, most_share: float,
     with ManifestDraft(scratch) as draft:
         for rows in vanished_rows(index, _rows_of_sources(run.dest, job, scratch)):
             draft.add(draft_rows(rows, Code.VANISHED))
-    manifest = draft.deal(job.chunk_pairs, job.shard_pairs)
+    manifest = draft.deal(settings.chunk_pairs, settings.shard_pairs)
     write_settings(settings)
     write_counts(run, PlanCounts(found=index.rows, vanished=pruning.pairs))
     write_manifest(run, manifest.path)
@@ -145,7 +149,7 @@ def _remove_outputs(dest: str, method: str, path: Path) -> None:
     with ThreadPoolExecutor(_REMOVERS) as pool:
         for table in table_batches(path, VANISHED_SCHEMA):
             uris = table["output_uri"].drop_null().to_pylist()
-            for _ in pool.map(lambda uri: remove(join(folder, output_relative(dest, method, uri))), uris):
+            for _ in pool.map(lambda uri: remove_outputs(join(folder, output_relative(dest, method, uri))), uris):
                 pass
 
 
@@ -155,4 +159,4 @@ def _plan_rows(settings: RunSettings) -> Iterator[ManifestRow]:
 
 
 def _row(member: ManifestRow, settings: RunSettings) -> ResultRow:
-    return publish_pair(RefusedPair(member, Code.VANISHED, member.message), settings, device="")
+    return refused_row(RefusedPair(member, Code.VANISHED, member.message), settings, device="")

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from tasks.codes import Code, Status
 from tasks.manifest import first_code_shard, manifest_batches, read_manifest
 from tasks.ordered import ascending, newest
+from tasks.rows import ResultRow, SliceRow
 from tasks.run_folder import RunFolder
-from tasks.schemas import RESULT_SCHEMA, ResultRow, result_table
+from tasks.schemas import RESULT_SCHEMA, result_table, slices_table
 from tasks.scratch import insert_rows, open_database, scratch_folder
 from tasks.storage import exists, list_names, local_path
 from tasks.tables import read_table, write_table
@@ -52,6 +53,16 @@ def commit_chunk(run: RunFolder, shard_id: str, chunk_id: str, rows: Sequence[Re
             f"missing, strange or double: {_few(sorted(wrong), len(wrong))}"
         )
     write_table(run.chunk_uri(shard_id, chunk_id), result_table([by_key[key] for key in members]))
+
+
+def write_slices(run: RunFolder, shard_id: str, chunk_id: str, rows: Sequence[SliceRow]) -> None:
+    """Write the rows of the slices of a chunk's volumes; to be called before the chunk is committed.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    if rows:
+        write_table(run.slices_uri(shard_id, chunk_id), slices_table(rows))
 
 
 @lru_cache(maxsize=8)

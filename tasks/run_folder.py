@@ -38,6 +38,13 @@ class RunFolder:
         return join(self.dest, OWN_FOLDER, "runs", self.run_id)
 
     @property
+    def began(self) -> datetime | None:
+        """The time in its id, UTC; None for an id that has none."""
+        with suppress(ValueError):
+            return datetime.strptime(self.run_id[:22], _ID_TIME).replace(tzinfo=UTC)
+        return None
+
+    @property
     def config_uri(self) -> str:
         """The effective configuration, written first."""
         return join(self.uri, "config.json")
@@ -60,6 +67,10 @@ class RunFolder:
     def chunk_uri(self, shard_id: str, chunk_id: str) -> str:
         """The rows of one chunk, its commit mark."""
         return join(self.results_uri, f"{shard_id}-{chunk_id}.parquet")
+
+    def slices_uri(self, shard_id: str, chunk_id: str) -> str:
+        """The rows of the slices of one chunk's volumes; absent where it has none."""
+        return join(self.uri, "slices", f"{shard_id}-{chunk_id}.parquet")
 
     @property
     def summary_uri(self) -> str:
@@ -116,9 +127,8 @@ def next_run(dest: str) -> RunFolder:
     """
     now = datetime.now(UTC)
     runs = list_runs(dest)
-    if runs and runs[-1].run_id >= f"{now:{_ID_TIME}}":
-        with suppress(ValueError):
-            now = datetime.strptime(runs[-1].run_id[:22], _ID_TIME).replace(tzinfo=UTC) + timedelta(microseconds=1)
+    if runs and runs[-1].run_id >= f"{now:{_ID_TIME}}" and (last := runs[-1].began) is not None:
+        now = last + timedelta(microseconds=1)
     return new_run(dest, now)
 
 

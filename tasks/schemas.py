@@ -1,18 +1,28 @@
-"""The columns of what a run writes down, with their version, and the rows that they hold."""
+"""The columns of what a run writes down, with their version: one Parquet schema per kind of row."""
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from datetime import datetime
-from typing import Any, Final
+from enum import StrEnum
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
 from ddfm_core.metrics import METRIC_NAMES
-from tasks.codes import Code, Status
+from tasks.rows import ManifestRow, ResultRow, SliceRow, SourceRow
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+
+_ARROW_TYPES: Final[Mapping[Any, pa.DataType]] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    datetime: pa.timestamp("us", "UTC"),
+}
 
 
 def _schema(kind: str, columns: Sequence[tuple[str, pa.DataType, bool]]) -> pa.Schema:
@@ -20,22 +30,40 @@ def _schema(kind: str, columns: Sequence[tuple[str, pa.DataType, bool]]) -> pa.S
     return pa.schema([pa.field(name, dtype, nullable) for name, dtype, nullable in columns], metadata=metadata)
 
 
-_MANIFEST_COLUMNS: Final = (
-    ("shard_id", pa.string(), False),
-    ("chunk_id", pa.string(), False),
-    ("pair_key", pa.string(), False),
-    ("first_uri", pa.string(), True),
-    ("second_uri", pa.string(), True),
-    ("first_fingerprint", pa.string(), True),
-    ("second_fingerprint", pa.string(), True),
-    ("first_size", pa.int64(), True),
-    ("second_size", pa.int64(), True),
-    ("code", pa.string(), True),
-    ("message", pa.string(), False),
-    ("attempt", pa.int32(), False),
-)
-MANIFEST_SCHEMA: Final = _schema("manifest", _MANIFEST_COLUMNS)
+def _columns_of(row: type) -> list[tuple[str, pa.DataType, bool]]:
+    """The columns of a row's class: one per field, and one per metric where it has them."""
+    hints = get_type_hints(row, include_extras=True)
+    columns = [(item.name, *_column_type(hints[item.name])) for item in fields(row) if item.name != "metrics"]
+    if "metrics" in hints:
+        columns += [(name, pa.float64(), True) for name in METRIC_NAMES]
+    return columns
+
+
+def _column_type(hint: Any) -> tuple[pa.DataType, bool]:
+    """The type of a column, and whether it may be null."""
+    if isinstance(hint, types.UnionType) or (get_origin(hint) is not None and type(None) in get_args(hint)):
+        (inner,) = (one for one in get_args(hint) if one is not type(None))
+        return _column_type(inner)[0], True
+    if get_origin(hint) is Annotated:
+        return get_args(hint)[1], False
+    if get_origin(hint) is tuple:
+        return pa.list_(_column_type(get_args(hint)[0])[0]), False
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return pa.string(), False
+    return _ARROW_TYPES[hint], False
+
+
+MANIFEST_SCHEMA: Final = _schema("manifest", _columns_of(ManifestRow))
 """The plan: the pairs of a run, by shard, chunk and key. A ``code`` says why a pair is not to be fused at all."""
+
+RESULT_SCHEMA: Final = _schema("result", _columns_of(ResultRow))
+"""What became of each pair."""
+
+SLICES_SCHEMA: Final = _schema("slices", _columns_of(SliceRow))
+"""The slices of fused volumes, by key and place."""
+
+PRIVATE_SCHEMA: Final = _schema("private_sources", _columns_of(SourceRow))
+"""The private table of a run: from keys to files, by key."""
 
 INDEX_SCHEMA: Final = _schema(
     "index",
@@ -70,158 +98,11 @@ BROKEN_SCHEMA: Final = _schema(
 )
 """What a verification found, a row per fault; ``detail`` has the run of a fault in its rows."""
 
-_RESULT_COLUMNS: Final = (
-    ("run_id", pa.string(), False),
-    ("shard_id", pa.string(), False),
-    ("chunk_id", pa.string(), False),
-    ("pair_key", pa.string(), False),
-    ("method", pa.string(), False),
-    ("dataset", pa.string(), False),
-    ("modality_first", pa.string(), False),
-    ("modality_second", pa.string(), False),
-    ("first_uri", pa.string(), True),
-    ("second_uri", pa.string(), True),
-    ("first_fingerprint", pa.string(), True),
-    ("second_fingerprint", pa.string(), True),
-    ("n_slices", pa.int32(), True),
-    ("height", pa.int32(), True),
-    ("width", pa.int32(), True),
-    ("status", pa.string(), False),
-    ("code", pa.string(), True),
-    ("message", pa.string(), False),
-    ("attempt", pa.int32(), False),
-    ("lock_token", pa.int64(), False),
-    ("output_uri", pa.string(), True),
-    ("output_sha256", pa.string(), True),
-    ("normalisation_first_rule", pa.string(), True),
-    ("normalisation_first_lo", pa.float64(), True),
-    ("normalisation_first_hi", pa.float64(), True),
-    ("normalisation_second_rule", pa.string(), True),
-    ("normalisation_second_lo", pa.float64(), True),
-    ("normalisation_second_hi", pa.float64(), True),
-    ("registration_method", pa.string(), True),
-    ("registration_decision", pa.string(), True),
-    ("seed", pa.int64(), False),
-    ("steps", pa.int32(), False),
-    ("mode", pa.string(), False),
-    ("prior_sha256", pa.string(), False),
-    ("config_hash", pa.string(), False),
-    ("algorithm_version", pa.string(), False),
-    ("package_version", pa.string(), False),
-    ("device", pa.string(), False),
-    ("seconds_read", pa.float64(), True),
-    ("seconds_normalise", pa.float64(), True),
-    ("seconds_fuse", pa.float64(), True),
-    ("seconds_measure", pa.float64(), True),
-    ("seconds_publish", pa.float64(), True),
-    ("finished_at", pa.timestamp("us", "UTC"), False),
-)
-RESULT_SCHEMA: Final = _schema("result", [*_RESULT_COLUMNS, *((name, pa.float64(), True) for name in METRIC_NAMES)])
-"""What became of each pair; the columns are those of :class:`ResultRow`, then one per metric."""
-
 PLAN_COLUMNS: Final = (
     "pair_key", "run_id", "status", "code", "first_fingerprint", "second_fingerprint", "config_hash", "attempt",
     "output_uri",
 )  # fmt: skip
 """What a plan needs to know of earlier rows."""
-
-
-@dataclass(frozen=True)
-class ManifestRow:
-    """A pair of the plan; the columns of ``MANIFEST_SCHEMA``.
-
-    Attributes:
-        pair_key: unique in the archive, with "/" between its parts; names the result.
-        first_uri: None where that side has no file, like its fingerprint and its size in bytes.
-        code: why the pair is not to be fused, None for one that is; ``message`` is its sentence.
-        attempt: 1, or one more than the row of a failure that is tried again.
-    """
-
-    shard_id: str
-    chunk_id: str
-    pair_key: str
-    first_uri: str | None
-    second_uri: str | None
-    first_fingerprint: str | None
-    second_fingerprint: str | None
-    first_size: int | None
-    second_size: int | None
-    code: Code | None
-    message: str
-    attempt: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultRow:
-    """What became of a pair; the columns of ``RESULT_SCHEMA``.
-
-    Attributes:
-        method: the job's name of its configuration; with ``pair_key`` it names the picture.
-        lock_token: of the lock of the destination under which the row was made; a greater one is a later run.
-        normalisation_first_lo: stored value that became -1, as ``_hi`` became 1.
-        finished_at: with its time zone.
-        metrics: all of ``METRIC_NAMES`` for a row that is ok, else none.
-
-    Raises:
-        ValueError: status, code, metrics or time do not fit together.
-    """
-
-    run_id: str
-    shard_id: str
-    chunk_id: str
-    pair_key: str
-    method: str
-    dataset: str
-    modality_first: str
-    modality_second: str
-    first_uri: str | None
-    second_uri: str | None
-    first_fingerprint: str | None
-    second_fingerprint: str | None
-    n_slices: int | None = None
-    height: int | None = None
-    width: int | None = None
-    status: Status
-    code: Code | None = None
-    message: str = ""
-    attempt: int
-    lock_token: int
-    output_uri: str | None = None
-    output_sha256: str | None = None
-    normalisation_first_rule: str | None = None
-    normalisation_first_lo: float | None = None
-    normalisation_first_hi: float | None = None
-    normalisation_second_rule: str | None = None
-    normalisation_second_lo: float | None = None
-    normalisation_second_hi: float | None = None
-    registration_method: str | None = None
-    registration_decision: str | None = None
-    seed: int
-    steps: int
-    mode: str
-    prior_sha256: str
-    config_hash: str
-    algorithm_version: str
-    package_version: str
-    device: str
-    seconds_read: float | None = None
-    seconds_normalise: float | None = None
-    seconds_fuse: float | None = None
-    seconds_measure: float | None = None
-    seconds_publish: float | None = None
-    finished_at: datetime
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        status = Status.OK if self.code is None else self.code.status
-        if self.status != status:
-            raise ValueError(f"{self.pair_key}: the status of code {self.code} is {status}, not {self.status}")
-        expected = set(METRIC_NAMES) if self.status == Status.OK else set()
-        if self.metrics.keys() != expected:
-            wrong = ", ".join(sorted(self.metrics.keys() ^ expected))
-            raise ValueError(f"{self.pair_key}: metrics missing or unknown for a row that is {self.status}: {wrong}")
-        if self.finished_at.tzinfo is None:
-            raise ValueError(f"{self.pair_key}: finished_at has no time zone")
 
 
 def result_table(rows: Sequence[ResultRow]) -> pa.Table:
@@ -230,11 +111,26 @@ def result_table(rows: Sequence[ResultRow]) -> pa.Table:
     Raises:
         ValueError: a value does not fit its column (pyarrow's errors are of this kind, too, or TypeErrors).
     """
+    return _table_of_rows(rows, ResultRow, RESULT_SCHEMA)
+
+
+def slices_table(rows: Sequence[SliceRow]) -> pa.Table:
+    """Rows as a table of ``SLICES_SCHEMA``; errors as for :func:`result_table`."""
+    return _table_of_rows(rows, SliceRow, SLICES_SCHEMA)
+
+
+def private_table(rows: Sequence[SourceRow]) -> pa.Table:
+    """Rows as a table of ``PRIVATE_SCHEMA``; errors as for :func:`result_table`."""
+    return _table_of_rows(rows, SourceRow, PRIVATE_SCHEMA)
+
+
+def _table_of_rows(rows: Sequence[Any], kind: type, schema: pa.Schema) -> pa.Table:
     columns: dict[str, list[Any]] = {
-        item.name: [getattr(row, item.name) for row in rows] for item in fields(ResultRow) if item.name != "metrics"
+        item.name: [getattr(row, item.name) for row in rows] for item in fields(kind) if item.name != "metrics"
     }
-    columns |= {name: [row.metrics.get(name) for row in rows] for name in METRIC_NAMES}
-    return table_of(columns, RESULT_SCHEMA)
+    if METRIC_NAMES[0] in schema.names:
+        columns |= {name: [row.metrics.get(name) for row in rows] for name in METRIC_NAMES}
+    return table_of(columns, schema)
 
 
 def table_of(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:

@@ -10,11 +10,14 @@ from importlib.metadata import version
 
 from ddfm_core.fusion import ALGORITHM_VERSION
 from tasks.codes import ConfigurationError
-from tasks.job import Job, make_job
+from tasks.job import Job
+from tasks.job_file import make_job
+from tasks.outputs import VOLUME_SUFFIX
 from tasks.run_folder import RunFolder
-from tasks.storage import join, read_needed, write_atomic
+from tasks.storage import OWN_FOLDER, absolute, join, read_needed, write_atomic
 
-PACKAGES = ("ddfm-pipeline", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "pyarrow", "prefect")
+PACKAGES = ("ddfm-pipeline", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "pyarrow", "prefect",
+            "pydicom", "highdicom", "nibabel", "simpleitk", "opencv-python-headless")  # fmt: skip
 
 
 @cache
@@ -38,8 +41,28 @@ class RunSettings:
     token: int = 0
 
     def output_uri(self, pair_key: str) -> str:
-        """Where the fused picture of a pair lies."""
-        return join(self.run.dest, "fused", self.job.method_name, f"{pair_key}.png")
+        """Where the fused picture or volume of a pair lies."""
+        return self.beside(pair_key, VOLUME_SUFFIX if self.job.of_volumes else ".png")
+
+    def beside(self, pair_key: str, suffix: str) -> str:
+        """A file or folder of a pair."""
+        return join(self.run.dest, "fused", self.job.method_name, f"{pair_key}{suffix}")
+
+    @property
+    def chunk_pairs(self) -> int:
+        """Pairs that are committed together. A volume is work for minutes, and a commit of its own."""
+        return 1 if self.job.of_volumes else self.job.chunk_pairs
+
+    @property
+    def shard_pairs(self) -> int:
+        """Pairs sent to a work pool together."""
+        return self.job.volumes.shard_volumes if self.job.of_volumes else self.job.shard_pairs
+
+    @property
+    def private_uri(self) -> str:
+        """The private table of the run."""
+        folder = absolute(self.job.private) if self.job.private else join(self.run.dest, OWN_FOLDER, "private")
+        return join(folder, f"{self.run.run_id}.parquet")
 
 
 def write_settings(settings: RunSettings) -> None:

@@ -37,10 +37,12 @@ def fetch_needed(uri: str, folder: Path) -> Path:
 
 
 @contextmanager
-def open_table(path: Path, schema: pa.Schema, uri: str | None = None) -> Iterator[pq.ParquetFile]:
+def open_table(path: Path | pa.Buffer, schema: pa.Schema, uri: str | None = None) -> Iterator[pq.ParquetFile]:
     """A local table.
 
     Args:
+        path: the file, or its content, which then needs a ``uri``.
+        schema: what it must have.
         uri: what errors call it, when it was fetched from elsewhere.
 
     Raises:
@@ -48,15 +50,17 @@ def open_table(path: Path, schema: pa.Schema, uri: str | None = None) -> Iterato
     """
     name = uri or str(path)
     with _readable(name):
-        if not path.exists():
+        if isinstance(path, Path) and not path.exists():
             raise StorageError(name, "does not exist", "restore the file, or run again")
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(
+            path if isinstance(path, Path) else pa.BufferReader(path), page_checksum_verification=True
+        ) as file:
             check_schema(file.schema_arrow, schema)
             yield file
 
 
 def table_batches(
-    path: Path, schema: pa.Schema, columns: Sequence[str] | None = None, uri: str | None = None
+    path: Path | pa.Buffer, schema: pa.Schema, columns: Sequence[str] | None = None, uri: str | None = None
 ) -> Iterator[pa.Table]:
     """The rows of a local table, a row group at a time.
 
@@ -90,12 +94,16 @@ class TableWriter:
         path: the file to make.
         schema: of every piece.
         metadata: further keys and values for the file.
+        rows: of a row group; fewer for rows that are long.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, path: Path, schema: pa.Schema, metadata: Mapping[str, str] | None = None, rows: int = ROWS
+    ) -> None:
         self.path = path
         self.rows = 0
         self.bytes = 0
+        self._group_rows = rows
         self._schema = schema
         if metadata:
             self._schema = schema.with_metadata({**schema.metadata, **metadata})
@@ -123,14 +131,14 @@ class TableWriter:
         self.bytes += table.nbytes
         self._waiting.append(table)
         self._waiting_rows += len(table)
-        if self._waiting_rows >= ROWS:
-            self._flush(self._waiting_rows // ROWS * ROWS)
+        if self._waiting_rows >= self._group_rows:
+            self._flush(self._waiting_rows // self._group_rows * self._group_rows)
 
     def _flush(self, count: int) -> None:
         if not self._waiting_rows:
             return
         whole = pa.concat_tables(self._waiting).replace_schema_metadata(self._schema.metadata)
-        self._writer.write_table(whole.slice(0, count).combine_chunks(), row_group_size=ROWS)
+        self._writer.write_table(whole.slice(0, count).combine_chunks(), row_group_size=self._group_rows)
         self._waiting, self._waiting_rows = [whole.slice(count)], len(whole) - count
 
 

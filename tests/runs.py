@@ -23,8 +23,9 @@ from tasks.index import Index, IndexedPair, index_table_of
 from tasks.manifest import manifest_batches, manifest_rows, write_manifest
 from tasks.plan import EVERYTHING, PlanCounts, Selection, plan, write_plan
 from tasks.results import commit_chunk, committed_chunks, reconcile
+from tasks.rows import ManifestRow, ResultRow
 from tasks.run_folder import RunFolder, finish_run, new_run
-from tasks.schemas import INDEX_SCHEMA, MANIFEST_SCHEMA, RESULT_SCHEMA, ManifestRow, ResultRow
+from tasks.schemas import INDEX_SCHEMA, MANIFEST_SCHEMA, RESULT_SCHEMA
 from tasks.storage import write_atomic
 from tasks.tables import TableWriter
 

@@ -7,14 +7,14 @@ are legal in a file's name.
 
 from tasks.storage.conditional import create_exclusive, read_versioned, replace_if_unchanged
 from tasks.storage.errors import StorageError
-from tasks.storage.files import exists, read_bytes, read_needed, remove, write_atomic
+from tasks.storage.files import exists, read_bytes, read_needed, read_start, remove, write_atomic
 from tasks.storage.listing import DANGLING, OWN_FOLDER, StoredFile, list_files, list_names, stat_file
 from tasks.storage.paths import absolute, join, local_path
 from tasks.storage.places import PlaceOptions, PlaceWithKeys, configure_places
 from tasks.storage.read_budget import ReadBudget
 from tasks.storage.retries import retries_made
 from tasks.storage.temporaries import sweep_temporaries
-from tasks.storage.transfer import fetch_file, write_file
+from tasks.storage.transfer import fetch_file, fetch_into, write_file
 
 __all__ = [
     "DANGLING",
@@ -29,12 +29,14 @@ __all__ = [
     "create_exclusive",
     "exists",
     "fetch_file",
+    "fetch_into",
     "join",
     "list_files",
     "list_names",
     "local_path",
     "read_bytes",
     "read_needed",
+    "read_start",
     "read_versioned",
     "remove",
     "replace_if_unchanged",

@@ -45,6 +45,11 @@ class StorageError(Exception):
     def __init__(self, uri: str, problem: str, advice: str) -> None:
         super().__init__(f"{uri}: {problem}; {advice}.")
         self.uri = uri
+        self.advice = advice
+
+    def about(self, place: str) -> StorageError:
+        """An error about another place, for which this one was touched; without what was found, which may name it."""
+        return StorageError(place, "a source of it cannot be reached", self.advice)
 
 
 def is_transient(error: BaseException) -> bool:

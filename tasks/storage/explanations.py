@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
+import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,8 +15,6 @@ from tasks.storage.places import credentials_in_words, endpoint_in_words
 
 _NO_SPACE_CODES: Final = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"})
 _WRONG_REGION_CODES: Final = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "301"})
-
-_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -41,8 +39,9 @@ def pair_error(uri: str, error: BaseException) -> PairError:
         return PairError(Code.MISSING_SOURCE, kind)
     if is_refusal(error):
         return PairError(Code.PERMISSION_DENIED, kind)
-    _log.warning("reading %s: %r", uri, error)
-    return PairError(Code.READ_FAILED, f"{kind} at the last of several tries" if is_transient(error) else kind)
+    found = s3_code(error) or (isinstance(error, OSError) and error.errno and os.strerror(error.errno)) or ""
+    told = f"{kind}: {found}" if found else kind
+    return PairError(Code.READ_FAILED, f"{told} at the last of several tries" if is_transient(error) else told)
 
 
 def storage_error(uri: str, error: BaseException) -> StorageError:

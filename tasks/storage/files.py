@@ -1,11 +1,13 @@
-"""Single files, whole: read with retries, written so that no reader ever sees half of one."""
+"""Single files: read with retries, whole or their start, and written so that no reader ever sees half of one."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from pathlib import Path
 
 from tasks.storage import s3
-from tasks.storage.errors import concerns_all
+from tasks.storage.errors import concerns_all, s3_code
 from tasks.storage.explanations import named, pair_error, storage_error
 from tasks.storage.paths import bucket_and_key, local_path, protocol
 from tasks.storage.places import filesystem
@@ -22,12 +24,50 @@ def read_bytes(uri: str) -> bytes:
         PairError: MISSING_SOURCE (also for a folder), PERMISSION_DENIED, OUT_OF_MEMORY, READ_FAILED.
         StorageError: no other file of the store could be read either: credentials that ended, a bucket that is gone.
     """
+    return _read_for_a_pair(uri, lambda: read_whole(uri))
+
+
+def read_start(uri: str, count: int) -> bytes:
+    """The first ``count`` bytes of the file, or all that it has, for one pair's sake; the rest is not transferred.
+
+    Raises:
+        ValueError: ``count`` is less than 1.
+        PairError: as :func:`read_bytes`, like the retries.
+        StorageError: likewise.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    return _read_for_a_pair(uri, lambda: _start(uri, count))
+
+
+def _read_for_a_pair(uri: str, read: Callable[[], bytes]) -> bytes:
     try:
-        return read_whole(uri)
+        return read()
     except Exception as error:
         if concerns_all(error):
             raise storage_error(uri, error) from error
         raise pair_error(uri, error) from error
+
+
+def _start(uri: str, count: int) -> bytes:
+    path = local_path(uri)
+    if path is not None:
+        return retrying(uri, lambda: _local_start(path, count))
+    if protocol(uri) == "s3":
+        try:
+            return s3.get(uri, 0, count)[0]
+        except OSError as error:
+            if s3_code(error) == "InvalidRange":  # an empty object has no first byte
+                return b""
+            raise
+    fs = filesystem(uri)
+    content: bytes = retrying(uri, lambda: fs.cat_file(uri, start=0, end=count))
+    return content
+
+
+def _local_start(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)
 
 
 def read_needed(uri: str) -> bytes:

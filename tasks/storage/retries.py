@@ -58,7 +58,7 @@ def retrying(uri: str, call: Callable[[], _T]) -> _T:
             if not is_transient(error) or _is_last(uri, store, attempt, time.monotonic() - started):
                 raise
             _count()
-            _log.debug("attempt %d: %r", attempt, error)
+            _log.debug("attempt %d: %s", attempt, type(error).__name__)
             longest = min(BACK_OFF_S * 2 ** (attempt - 1), LONGEST_WAIT_S)
             time.sleep(longest * random.uniform(0.5, 1))  # noqa: S311 - spreads retries, no secret
             attempt += 1

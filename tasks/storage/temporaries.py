@@ -23,13 +23,19 @@ _TEMPORARY: Final = re.compile(r"\.ddfm-[0-9a-f]{32}\.tmp")
 
 
 @contextlib.contextmanager
-def temporary_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new hidden file in ``folder``, which is made as needed; removed at the end unless it was renamed by then."""
-    folder.mkdir(parents=True, exist_ok=True)
+def temporary_file(folder: Path, *, owner_only: bool = False) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new hidden file in ``folder``, which is made as needed; removed at the end unless it was renamed by then.
+
+    Args:
+        folder: the file's.
+        owner_only: nobody but the owner may read the file, nor look into the folder where that is made for it.
+    """
+    folder.mkdir(0o700 if owner_only else 0o777, parents=True, exist_ok=True)
     # Not derived from the name of what is written, which may have the full 255 bytes.
     path = folder / f".ddfm-{uuid.uuid4().hex}.tmp"
     try:
-        with path.open("xb") as file:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if owner_only else 0o666)
+        with os.fdopen(descriptor, "wb") as file:
             yield path, file
     finally:
         with contextlib.suppress(OSError):
@@ -37,13 +43,15 @@ def temporary_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 @contextlib.contextmanager
-def replacement(path: Path) -> Iterator[BinaryIO]:
+def replacement(path: Path, *, owner_only: bool = False) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` at the end, synced; after an error nothing has changed.
+
+    ``owner_only`` is as in :func:`temporary_file`.
 
     The folder itself is not synced: a rename that a power cut takes back costs work done again, and renames of one
     file system come back in their order.
     """
-    with temporary_file(path.parent) as (temporary, file):
+    with temporary_file(path.parent, owner_only=owner_only) as (temporary, file):
         yield file
         file.flush()
         os.fsync(file.fileno())

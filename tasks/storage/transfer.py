@@ -30,11 +30,17 @@ MOST_PARTS: Final = 10_000
 _log = logging.getLogger(__name__)
 
 
-def write_file(uri: str, path: Path) -> None:
+def write_file(uri: str, path: Path, *, owner_only: bool = False) -> None:
     """Copy a local file of any size to its place, whole or not at all, in place of what was there.
 
     Locally under a hidden temporary name, synced, then renamed. On S3 in one put or in parts, each with a checksum
     and retried; after a failure the parts are dropped. Other stores take it as their driver does.
+
+    Args:
+        uri: the place.
+        path: the local file.
+        owner_only: a local file that nobody but its owner may read, in a folder of the owner's where that is made for
+            it; stores elsewhere have their own rules of access.
 
     Raises:
         StorageError: the file cannot be read, no space, no access, or the store does not answer.
@@ -44,7 +50,7 @@ def write_file(uri: str, path: Path) -> None:
         source = path.open("rb")
     with source, named(uri):
         if target is not None:
-            with replacement(target) as file:
+            with replacement(target, owner_only=owner_only) as file:
                 shutil.copyfileobj(source, file, 2**20)
         elif protocol(uri) == "s3":
             size = os.fstat(source.fileno()).st_size
@@ -91,9 +97,19 @@ def fetch_file(uri: str, folder: Path) -> Path:
         return path
     target = folder / (uuid.uuid4().hex + "".join(PurePosixPath(uri).suffixes[-2:]))
     with named(str(folder)), replacement(target) as file:
-        for part in _parts(uri):
-            file.write(part)
+        fetch_into(uri, file)
     return target
+
+
+def fetch_into(uri: str, file: BinaryIO) -> None:
+    """Write the content of ``uri``, which is not local, to a file that is open.
+
+    Raises:
+        PairError: as :func:`~tasks.storage.files.read_bytes` does.
+        OSError: ``file`` cannot be written.
+    """
+    for part in _parts(uri):
+        file.write(part)
 
 
 def _parts(uri: str) -> Iterator[bytes]:

@@ -98,4 +98,4 @@ def test_what_ends_the_flow_on_the_embedded_server_ends_the_command_alike(tmp_pa
     (root / "empty").mkdir()
     answer = ddfm("fuse", f"{root}/empty", f"{root}/vi", "--out", f"{root}/out2")
     assert answer.returncode == 2
-    assert "no images below" in answer.stderr
+    assert "no files below" in answer.stderr

@@ -17,7 +17,7 @@ from flows.fuse_archive import run_archive
 from flows.terminal import TerminalWatcher, make_console
 from tasks.codes import Code, ConfigurationError, Status
 from tasks.current import current_rows
-from tasks.job import make_job
+from tasks.job_file import make_job
 from tasks.storage import StorageError
 from tests.archives import ddfm, job_settings, make_archive, pictures, write_picture
 
@@ -120,10 +120,10 @@ def test_bad_inputs_become_rows_and_the_others_are_fused(tmp_path):
 
 @pytest.mark.parametrize("stage", ["normalise", "measure"])
 def test_a_fault_of_ours_costs_one_pair_and_is_tried_again(tmp_path, monkeypatch, stage):
-    from tasks import chunk
+    from tasks import image_pair
 
     settings = job_settings(make_archive(tmp_path, 3))
-    right, calls = getattr(chunk, stage), []
+    right, calls = getattr(image_pair, stage), []
 
     def wrong(*arguments):
         calls.append(1)
@@ -131,7 +131,7 @@ def test_a_fault_of_ours_costs_one_pair_and_is_tried_again(tmp_path, monkeypatch
             raise ZeroDivisionError("a fault")
         return right(*arguments)
 
-    monkeypatch.setattr(chunk, stage, wrong)
+    monkeypatch.setattr(image_pair, stage, wrong)
     (summary,) = run(settings)
     assert (summary.count(Status.OK), summary.count(Status.FAILED)) == (2, 1)
     (failed,) = [row for row in rows_by_key(settings).values() if row["status"] == Status.FAILED]
@@ -187,7 +187,7 @@ def test_in_memory(tmp_path):
 def test_an_empty_folder_is_a_wrong_configuration(tmp_path):
     make_archive(tmp_path, 1)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigurationError, match="no images below"):
+    with pytest.raises(ConfigurationError, match="no files below"):
         run(job_settings(tmp_path, first=f"{tmp_path}/empty"))
 
 

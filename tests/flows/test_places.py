@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from flows.places import load_places, use_places
+from flows.places import load_places, load_secret, use_places, use_secret
 from tasks.codes import ConfigurationError
-from tasks.job import make_job
+from tasks.job_file import make_job
 from tasks.storage import configure_places, list_files, write_atomic
 from tasks.storage.places import options_of
 
@@ -65,3 +65,19 @@ def test_keys_from_a_prefect_block(prefect_api, s3_bucket, s3_server, monkeypatc
         asyncio.run(load_places(job({s3_bucket: place | {"credentials_block": "half-a-key"}}).places))
     with pytest.raises(ConfigurationError, match="has no Secret block absent"):
         asyncio.run(load_places(job({s3_bucket: place | {"credentials_block": "absent"}}).places))
+
+
+def test_the_secret_of_pseudonyms_from_a_prefect_block(prefect_api, monkeypatch):
+    from prefect.blocks.system import Secret
+
+    monkeypatch.delenv("DDFM_PSEUDONYM_SECRET", raising=False)
+    strict = make_job({"first": "a", "second": "b", "out": "c", "privacy": "strict", "pseudonym_block": "clinic"})
+    with pytest.raises(ConfigurationError, match="has no Secret block clinic"):
+        asyncio.run(load_secret(strict))
+    with pytest.raises(ConfigurationError, match="cannot read the Prefect block clinic"):
+        use_secret(strict)
+    Secret(value="0123456789abcdef").save("clinic")
+    pseudonyms = asyncio.run(load_secret(strict))
+    assert pseudonyms is not None
+    assert pseudonyms.secret == b"0123456789abcdef"
+    assert asyncio.run(load_secret(make_job({"first": "a", "second": "b", "out": "c", "kind": "images"}))) is None

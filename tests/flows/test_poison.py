@@ -13,10 +13,10 @@ from tests.archives import job_settings, make_archive, pictures
 # Runs a job in a process that dies as a fault in a native library would, at the pair whose first picture is flat.
 DRIVER = """
 import json, os, signal, sys
-import numpy as np, tasks.chunk, tasks.fuse
+import numpy as np, tasks.fuse, tasks.image_pair
 from flows.fuse_archive import run_archive
 from flows.terminal import TerminalWatcher, make_console
-from tasks.job import make_job
+from tasks.job_file import make_job
 
 def die_at_flat(is_flat, function):
     def poisoned(*arguments, **options):
@@ -26,13 +26,13 @@ def die_at_flat(is_flat, function):
     return poisoned
 
 if sys.argv[1] == "decoder":
-    right = tasks.chunk.read_raster
+    right = tasks.image_pair.read_raster
     def poisoned(content, **options):
         image = right(content, **options)
         if image.pixels.std() == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return image
-    tasks.chunk.read_raster = poisoned
+    tasks.image_pair.read_raster = poisoned
 elif sys.argv[1] == "network":
     flat = lambda first, *_: bool((first.flatten(1).amax(1) == first.flatten(1).amin(1)).any())
     tasks.fuse.fuse = die_at_flat(flat, tasks.fuse.fuse)

@@ -19,7 +19,7 @@ def prefect_harness():
 
 def flow_state(settings):
     from flows.prefect_flows import fuse_archive
-    from tasks.job import make_job
+    from tasks.job_file import make_job
 
     return asyncio.run(fuse_archive(make_job(settings), return_state=True))
 

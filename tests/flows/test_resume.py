@@ -10,7 +10,7 @@ from flows.fuse_archive import run_archive
 from tasks import chunk
 from tasks.attempts import marked_chunks
 from tasks.current import current_rows
-from tasks.job import make_job
+from tasks.job_file import make_job
 from tasks.run_folder import RunFolder, list_runs, unfinished_run
 from tasks.storage import StorageError
 from tests.archives import job_settings, make_archive, pictures, write_picture

@@ -63,9 +63,9 @@ def test_wrong_credentials_are_named(s3_bucket, s3_environment, tmp_path):
 def test_credentials_that_end_in_the_middle_stop_the_run_and_not_its_pairs(tmp_path, s3_bucket, s3_server, monkeypatch):
     """The keys of the sources end after the first chunk; those of the destination, a local folder, do not matter."""
     from flows.fuse_archive import run_archive
-    from tasks import chunk
+    from tasks import image_pair
     from tasks.current import current_rows
-    from tasks.job import make_job
+    from tasks.job_file import make_job
     from tasks.storage import StorageError
     from tests.runs import SilentWatcher
 
@@ -77,7 +77,7 @@ def test_credentials_that_end_in_the_middle_stop_the_run_and_not_its_pairs(tmp_p
         )
     settings = {"first": f"{s3_bucket}/ir", "second": f"{s3_bucket}/vi", "out": f"{tmp_path}/out", "steps": 1}
     job = make_job(settings | {"chunk_pairs": 2, "readers": 1})
-    right, read = chunk.read_bytes, []
+    right, read = image_pair.read_bytes, []
 
     def reading(uri):
         read.append(uri)
@@ -86,7 +86,7 @@ def test_credentials_that_end_in_the_middle_stop_the_run_and_not_its_pairs(tmp_p
         return right(uri)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunk, "read_bytes", reading)
+        patch.setattr(image_pair, "read_bytes", reading)
         with pytest.raises(StorageError, match=r"access was refused \(SignatureDoesNotMatch"):
             run_archive(job, SilentWatcher())
     assert {row["status"] for row in current_rows(job.out, "paper", columns=None).to_pylist()} <= {"ok"}

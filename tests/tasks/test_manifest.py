@@ -10,8 +10,9 @@ import pytest
 from tasks.codes import Code
 from tasks.index import IndexedPair
 from tasks.manifest import chunk_sizes, manifest_rows, pending_work, read_manifest, write_manifest
+from tasks.rows import ManifestRow
 from tasks.run_folder import RunFolder, new_run
-from tasks.schemas import MANIFEST_SCHEMA, ManifestRow
+from tasks.schemas import MANIFEST_SCHEMA
 from tasks.storage import StorageError
 from tests.runs import begin, found_pairs, plan_pairs, whole_manifest
 

@@ -11,7 +11,7 @@ from flows.fuse_archive import run_archive
 from flows.terminal import TerminalWatcher, make_console
 from tasks.codes import Code, PairError, Status
 from tasks.current import current_rows
-from tasks.job import make_job
+from tasks.job_file import make_job
 from tasks.read.raster import RASTER_SUFFIXES, read_raster
 from tests import failing_readers
 from tests.archives import job_settings, make_archive, write_picture

@@ -10,7 +10,8 @@ from flows.fuse_archive import run_archive
 from tasks.codes import Code, ConfigurationError
 from tasks.current import current_rows
 from tasks.index import Index
-from tasks.job import Job, make_job
+from tasks.job import Job
+from tasks.job_file import make_job
 from tasks.pair_folders import index_folders
 from tasks.prune import prune, vanished_outputs
 from tasks.run_folder import list_runs, new_run

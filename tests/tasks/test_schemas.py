@@ -11,7 +11,8 @@ from ddfm_core.metrics import METRIC_NAMES
 from tasks.codes import Code, Status
 from tasks.manifest import manifest_rows
 from tasks.results import commit_chunk, read_results
-from tasks.schemas import MANIFEST_SCHEMA, PLAN_COLUMNS, RESULT_SCHEMA, ManifestRow, ResultRow, result_table, table_of
+from tasks.rows import ManifestRow, ResultRow
+from tasks.schemas import MANIFEST_SCHEMA, PLAN_COLUMNS, RESULT_SCHEMA, result_table, table_of
 from tests.runs import begin, chunks, failed, found_pairs, result, whole_manifest
 
 
@@ -19,8 +20,8 @@ def test_the_columns_of_the_result_table() -> None:
     names = [item.name for item in fields(ResultRow) if item.name != "metrics"]
     assert RESULT_SCHEMA.names == [*names, *METRIC_NAMES]
     assert {item.name for item in fields(ManifestRow)} == set(MANIFEST_SCHEMA.names)
-    assert MANIFEST_SCHEMA.metadata == {b"ddfm_schema": b"manifest", b"ddfm_schema_version": b"2"}
-    assert RESULT_SCHEMA.metadata == {b"ddfm_schema": b"result", b"ddfm_schema_version": b"2"}
+    assert MANIFEST_SCHEMA.metadata == {b"ddfm_schema": b"manifest", b"ddfm_schema_version": b"3"}
+    assert RESULT_SCHEMA.metadata == {b"ddfm_schema": b"result", b"ddfm_schema_version": b"3"}
     assert set(PLAN_COLUMNS) < set(RESULT_SCHEMA.names)
     assert RESULT_SCHEMA.field("finished_at").type == pa.timestamp("us", "UTC")
     assert all(RESULT_SCHEMA.field(name).type == pa.float64() for name in METRIC_NAMES)
@@ -41,6 +42,9 @@ def test_a_row_comes_back_as_it_was(dest: str) -> None:
         normalisation_first_lo=0.25,
         normalisation_first_hi=4095.0,
         registration_method="none",
+        affine=tuple(float(n) for n in range(16)),
+        first_shape=(3, 480, 640),
+        flags=("first: single_slice",),
         seconds_fuse=1.5,
         finished_at=datetime(2026, 11, 22, 4, 15, 0, 123456, tzinfo=timezone(timedelta(hours=1))),
         metrics={name: float(index) for index, name in enumerate(METRIC_NAMES)} | {"CC": float("nan")},
@@ -49,6 +53,7 @@ def test_a_row_comes_back_as_it_was(dest: str) -> None:
     (found,) = read_results(run).to_pylist()
     expected = {item.name: getattr(row, item.name) for item in fields(ResultRow) if item.name != "metrics"}
     expected |= dict(row.metrics)
+    expected |= {name: list(value) for name, value in expected.items() if isinstance(value, tuple)}
     assert found.pop("CC") != expected.pop("CC")  # NaN stays NaN and does not become null
     assert found == expected
     assert found["finished_at"].utcoffset() == timedelta(0)

@@ -12,11 +12,12 @@ import pytest
 from flows.fuse_archive import run_archive
 from tasks.codes import ConfigurationError
 from tasks.current import current_rows
-from tasks.job import make_job
+from tasks.job_file import make_job
+from tasks.repair import write_repair_run
 from tasks.results import commit_chunk
 from tasks.run_folder import RunFolder, current_uri, list_runs, unfinished_run
 from tasks.storage import join, read_bytes, remove, write_atomic
-from tasks.verify import Fault, Verification, verify_rows, write_repair_run
+from tasks.verify import Fault, Verification, verify_rows
 from tests.archives import job_settings, make_archive, pictures
 from tests.runs import SilentWatcher, begin, chunks, commit_all, finish, found_pairs, result
 

@@ -3,7 +3,8 @@
 import pytest
 
 from tasks.codes import ConfigurationError
-from tasks.job import Job, job_template, make_job, read_job
+from tasks.job import Job
+from tasks.job_file import job_template, make_job, read_job
 
 JOB = {"first": "a", "second": "b", "out": "c"}
 

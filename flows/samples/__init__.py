@@ -1,0 +1,1 @@
+"""Sample data computed from formulas: a head with known geometry, and the medical files that hold it."""
