@@ -12,7 +12,9 @@ import argparse
 import os
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,12 +41,12 @@ def make_series(folder: Path) -> None:
         write_dicom_series(folder / modality / "head", head(shape, grid, motion), grid, scan)
 
 
-def told(name: str, function: object) -> object:
+def told(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """``function``, with a line after it."""
 
-    def call(*arguments: object, **options: object) -> object:
+    def call(*arguments: Any, **options: Any) -> Any:
         began = time.perf_counter()
-        result = function(*arguments, **options)  # type: ignore[operator]
+        result = function(*arguments, **options)
         print(f"| {name} | {peak():.0f} | {time.perf_counter() - began:.1f} |", flush=True)
         return result
 

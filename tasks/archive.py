@@ -11,7 +11,7 @@ from tasks.pair_table import index_table
 from tasks.privacy import Pseudonyms, without_names
 from tasks.private_sources import write_private
 from tasks.pseudonymise import ArchiveIndex, pseudonymise
-from tasks.storage import OWN_FOLDER, absolute, exists, join
+from tasks.storage import absolute, exists, join
 from tasks.tables import fetch_needed
 
 
@@ -45,7 +45,7 @@ def index_archive(
                 return ArchiveIndex(found), None
         return pseudonymise(found, sources, job.roots, pseudonyms, scratch, hide=job.strict), headers
 
-    archive, headers = without_names(job.strict, job.pairs or job.archive or f"{job.first} or {job.second}", index)
+    archive, headers = without_names(job.strict, job.sources_in_words, index)
     if keep_headers and headers is not None:
         write_private(kept, headers)
     return archive
@@ -80,5 +80,4 @@ def _index_volumes(job: Job, scratch: Path, known: Path | None) -> tuple[Index, 
 
 def headers_uri(job: Job) -> str:
     """Where what was read of DICOM files is kept from run to run; it names patients."""
-    folder = absolute(job.private) if job.private else join(absolute(job.out), OWN_FOLDER, "private")
-    return join(folder, "headers.parquet")
+    return join(job.private_folder(absolute(job.out)), "headers.parquet")

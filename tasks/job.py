@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from ddfm_core.fusion import ALGORITHM_VERSION, FusionConfig
 from tasks.ct_windows import CT_WINDOWS
 from tasks.modality import modality_of
-from tasks.storage import PlaceOptions, absolute
+from tasks.storage import OWN_FOLDER, PlaceOptions, absolute, join
 from tasks.volume_options import VolumeOptions
 
 SECRET_VARIABLE: Final = "DDFM_PSEUDONYM_SECRET"  # noqa: S105 - the name of it
@@ -255,6 +255,15 @@ class Job(BaseModel):
         return self.strict or (
             self.of_volumes and "dicom" in self.volumes.also_write and self.volumes.identity == "pseudonym"
         )
+
+    def private_folder(self, dest: str) -> str:
+        """Where what leads from pseudonyms to files is kept, for the destination as this machine reaches it."""
+        return absolute(self.private) if self.private else join(dest, OWN_FOLDER, "private")
+
+    @property
+    def sources_in_words(self) -> str:
+        """The sources as the user gave them, for a message."""
+        return self.pairs or self.archive or f"{self.first} or {self.second}"
 
     @property
     def roots(self) -> tuple[str | None, str | None]:

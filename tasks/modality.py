@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, TypeAlias
+
+Side: TypeAlias = Literal["first", "second"]
 
 CT: Final = "CT"
 MR: Final = "MR"
@@ -26,8 +28,8 @@ def modality_of(name: str) -> str:
     return _BY_NAME.get(name.lower(), "")
 
 
-def fixed_side(first: str, second: str) -> str:
-    """Which of two modalities lends its grid to the result: MR, else CT, else the first; "first" or "second"."""
+def fixed_side(first: str, second: str) -> Side:
+    """Which of two modalities lends its grid to the result: MR, else CT, else the first."""
     for wanted in (MR, CT):
         # The second source is the anatomical one by convention, so it wins a tie.
         if second == wanted:

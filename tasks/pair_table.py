@@ -99,13 +99,33 @@ def rows_by_key(
         for table in _numbered(table_uri, fetch_needed(table_uri, scratch), stem):
             writer.write(table)
     if not writer.rows:
-        raise EmptyArchive(f"no pairs in {table_uri}")
+        raise _no_pairs(table_uri)
     with open_database(scratch, writer.bytes) as database:
         view_tables(database, "given", rows)
         in_order = database.sql("SELECT * FROM given ORDER BY unique_key, number")
         found = (TableRow(**row) for batch in in_order.to_arrow_reader(ROWS) for row in batch.to_pylist())
         for _, members in groupby(found, key=lambda row: row.unique_key):
             yield list(members)
+
+
+def first_uris(table_uri: str, scratch: Path, rows: int) -> list[str]:
+    """What the first rows of a table name, not looked up; no more of the table is read.
+
+    Raises:
+        EmptyArchive: the table has no rows.
+        ConfigurationError: it is neither CSV nor Parquet, or lacks a column.
+        StorageError: it cannot be read.
+    """
+    tables = (table for table in _read_cells(table_uri, fetch_needed(table_uri, scratch)) if len(table))
+    table = next(tables, None)
+    if table is None:
+        raise _no_pairs(table_uri)
+    cells = (cell for side in SIDES for cell in table[side].slice(0, rows).to_pylist() if cell)
+    return [_resolve(cell, absolute(table_uri)) for cell in cells]
+
+
+def _no_pairs(table_uri: str) -> EmptyArchive:
+    return EmptyArchive(f"no pairs in {table_uri}")
 
 
 def _numbered(uri: str, path: Path, stem: Callable[[str], str]) -> Iterator[pa.Table]:

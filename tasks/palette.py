@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.processing import apply_color_lut
 
 from ddfm_core.colour import recolour
+from tasks.publish.png import to_grey_levels
 
 PaletteName = Literal["hot_iron", "hot_metal_blue", "pet", "pet_20_step"]
 
@@ -43,8 +44,7 @@ def coloured(fused: NDArray[np.float32], functional: NDArray[np.float32], name: 
     Returns:
         RGB [3, H, W] in [-1, 1].
     """
-    levels = np.rint((np.clip(functional[0], -1, 1) + 1) * 127.5).astype(np.uint8)
-    source = torch.from_numpy(palette_colours(name)[levels].transpose(2, 0, 1).copy())[None]
+    source = torch.from_numpy(palette_colours(name)[to_grey_levels(functional)[0]].transpose(2, 0, 1).copy())[None]
     picture = torch.from_numpy(np.ascontiguousarray(fused))[None]
     rgb: NDArray[np.float32] = recolour(picture, source, picture).clamp(-1, 1)[0].numpy()
     return rgb

@@ -83,7 +83,7 @@ def write_repair_run(dest: str, method: str, broken: Path, scratch: Path) -> Rep
     with ManifestDraft(scratch) as draft:
         for rows in _with_sources(wanted, sources) if private else _with_clear_uris(wanted, runs):
             draft.add(draft_rows(rows))
-    manifest = draft.deal(settings.chunk_pairs, settings.job.shard_pairs)
+    manifest = draft.deal(settings.chunk_pairs, settings.shard_pairs)
     lost = writer.rows - manifest.rows
     if not manifest.rows:
         return Repair(None, 0, left, lost)

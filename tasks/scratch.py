@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -31,9 +32,9 @@ _OWNED: Final = re.compile(
 def scratch_folder() -> Iterator[Path]:
     """A folder of the owner's where the environment's TMPDIR says, gone after the block.
 
-    Folders that killed processes left are removed first: what lies in them may name persons.
+    Folders that killed processes left are removed before the first of them: what lies in those may name persons.
     """
-    sweep_scratch()
+    _sweep_once(tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix=folder_prefix()) as folder:
         yield Path(folder)
 
@@ -44,6 +45,11 @@ def folder_prefix() -> str:
     namespace = re.sub(r"\D", "", owner.pid_namespace)
     started = str(owner.process_started) if owner.process_started >= 0 else ""
     return f"ddfm-{_machine(owner)}-{owner.boot_id}-{namespace}-{owner.pid}-{started}-"
+
+
+@cache
+def _sweep_once(parent: str) -> None:  # noqa: ARG001 - once per place: a run has dozens of scratch folders
+    sweep_scratch()
 
 
 def sweep_scratch() -> int:

@@ -12,9 +12,9 @@ from ddfm_core.fusion import ALGORITHM_VERSION
 from tasks.codes import ConfigurationError
 from tasks.job import Job
 from tasks.job_file import make_job
-from tasks.outputs import VOLUME_SUFFIX
+from tasks.outputs import VOLUME_SUFFIX, output_folder
 from tasks.run_folder import RunFolder
-from tasks.storage import OWN_FOLDER, absolute, join, read_needed, write_atomic
+from tasks.storage import join, read_needed, write_atomic
 
 PACKAGES = ("ddfm-pipeline", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "pyarrow", "prefect",
             "pydicom", "highdicom", "nibabel", "simpleitk", "opencv-python-headless")  # fmt: skip
@@ -46,7 +46,7 @@ class RunSettings:
 
     def beside(self, pair_key: str, suffix: str) -> str:
         """A file or folder of a pair."""
-        return join(self.run.dest, "fused", self.job.method_name, f"{pair_key}{suffix}")
+        return join(output_folder(self.run.dest, self.job.method_name), f"{pair_key}{suffix}")
 
     @property
     def chunk_pairs(self) -> int:
@@ -61,8 +61,7 @@ class RunSettings:
     @property
     def private_uri(self) -> str:
         """The private table of the run."""
-        folder = absolute(self.job.private) if self.job.private else join(self.run.dest, OWN_FOLDER, "private")
-        return join(folder, f"{self.run.run_id}.parquet")
+        return join(self.job.private_folder(self.run.dest), f"{self.run.run_id}.parquet")
 
 
 def write_settings(settings: RunSettings) -> None:

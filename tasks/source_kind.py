@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final, Literal, TypeAlias
 
@@ -12,7 +12,7 @@ from tasks.codes import ConfigurationError, PairError
 from tasks.index import EmptyArchive, split_suffix
 from tasks.job import Job
 from tasks.job_file import make_job
-from tasks.pair_table import row_sources, rows_by_key
+from tasks.pair_table import first_uris
 from tasks.privacy import without_names
 from tasks.read.raster import RASTER_SUFFIXES
 from tasks.run_folder import list_runs
@@ -39,8 +39,7 @@ def settle_kind(job: Job) -> Job:
         StorageError: a source cannot be read.
     """
     # Until the kind is known, sources may be of patients.
-    place = job.pairs or job.archive or f"{job.first} or {job.second}"
-    kind = without_names(job.privacy != "off", place, lambda: _kind_of(job))
+    kind = without_names(job.privacy != "off", job.sources_in_words, lambda: _kind_of(job))
     settled = {"kind": kind, "private": job.private and absolute(job.private)}
     job = make_job(job.model_dump(by_alias=True) | settled)
     if job.strict:
@@ -59,14 +58,12 @@ def _check_patterns(job: Job) -> None:
 
 
 def _kind_of(job: Job) -> Kind:
-    for root in {job.first, job.second, job.archive} - {None}:
-        if next(list_files(str(root)), None) is None:
-            raise EmptyArchive(f"no files below {root}")
+    uris = _first_uris(job)
     if job.kind != "auto":
         return job.kind
     if job.archive is not None:
         return "volumes"
-    seen = {kind for uris in _names(job) for kind in _kinds(uris)}
+    seen = {kind for of_side in uris for kind in _kinds(of_side)}
     if len(seen) < 2:
         return seen.pop() if seen else "images"
     before = _kind_of_last_run(job)
@@ -88,17 +85,22 @@ def _kind_of_last_run(job: Job) -> Kind | None:
     return None
 
 
-def _names(job: Job) -> Iterator[Iterator[str]]:
+def _first_uris(job: Job) -> list[list[str]]:
+    """What the sources begin with, each for itself; a folder has at least one file."""
     if job.pairs is not None:
         with scratch_folder() as scratch:
-            rows = islice(rows_by_key(job.pairs, scratch), _LOOKED_AT)
-            yield (source.uri for row in rows for source in row_sources(row, absolute(job.pairs))[0] if source.uri)
-        return
-    for root in (job.first, job.second):
-        yield (file.uri for file in islice(list_files(root or ""), _LOOKED_AT))
+            return [first_uris(job.pairs, scratch, _LOOKED_AT)]
+    # Where the kind is told, only an empty folder has to be found out.
+    count = _LOOKED_AT if job.kind == "auto" and job.archive is None else 1
+    found = []
+    for root in dict.fromkeys(root for root in (job.first, job.second, job.archive) if root is not None):
+        found.append([file.uri for file in islice(list_files(root), count)])
+        if not found[-1]:
+            raise EmptyArchive(f"no files below {root}")
+    return found
 
 
-def _kinds(uris: Iterator[str]) -> Iterator[Kind]:
+def _kinds(uris: Iterable[str]) -> Iterator[Kind]:
     """What the files are, of those that tell."""
     looked_into = 0
     for uri in uris:

@@ -39,8 +39,7 @@ def encode_volumes(pair: FusedPair, prepared: PreparedVolumes, settings: RunSett
     fused = _restack(pair.images, prepared, settings)
     slices = tuple(_measured(fused, prepared, settings))
     measured = time.perf_counter()
-    line = getattr(prepared, f"normalisation_{prepared.fixed}")
-    voxels = prepared.slicing.join(denormalise_volume(fused, line))
+    voxels = prepared.slicing.join(denormalise_volume(fused, prepared.fixed_normalisation))
     fixed = prepared.fixed_volume
     key = prepared.row.pair_key
     # A NIfTI source keeps its own order of axes; of a DICOM series the usual one is columns, rows, slices.
@@ -102,19 +101,19 @@ def _restack(
     wanted = np.flatnonzero(prepared.fused)
     if len(images) != len(wanted):
         raise PairError(Code.RESTACK_INCOMPLETE, f"{len(images)} of {len(wanted)} fused slices")
-    fixed = prepared.first if prepared.fixed == "first" else prepared.second
-    fused = np.array(fixed, np.float32, order="C")
+    fused = np.array(prepared.fixed_slices, np.float32, order="C")
     for place, image in zip(wanted, images, strict=True):
         fused[place] = image[0]
     fused[~prepared.fixed_valid] = -1
     if not np.isfinite(fused).all():
         raise PairError(Code.FUSION_FAILED, "the fused volume is not finite")
-    if settings.job.fusion_config().output_rule() == "stretch":
+    rule = settings.job.fusion_config().output_rule()
+    if rule == "stretch":
         # Over the volume: stretched one by one, neighbouring slices would flicker.
         low, high = fused[wanted].min(), fused[wanted].max()
         if high > low:
             fused[wanted] = 2 * (fused[wanted] - low) / (high - low) - 1
-    if settings.job.fusion_config().output_rule() != "none":
+    if rule != "none":
         np.clip(fused, -1, 1, out=fused)
     return fused
 
@@ -163,7 +162,7 @@ def _series(
     fixed, moving = prepared.fixed_volume, prepared.moving_volume
     assert fixed.dicom is not None  # noqa: S101 - looked at before the fusion
     job = settings.job
-    line = getattr(prepared, f"normalisation_{prepared.fixed}")
+    line = prepared.fixed_normalisation
     facts = DerivationFacts(
         # Other sources give other objects: an archive ignores new pixels under a known identifier.
         key=f"{prepared.row.pair_key} {settings.config_hash} {prepared.content_sha256.hex()}",

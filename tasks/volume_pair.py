@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from ddfm_core.fusion import SMALLEST_SIDE
 from tasks.codes import Code, PairError
 from tasks.fuse import SourcePair
 from tasks.job import Job, VolumeRegistration
-from tasks.modality import CT, PT, fixed_side, modality_of
+from tasks.modality import CT, PT, Side, fixed_side, modality_of
 from tasks.normalise_volume import VolumeNormalisation, normalise_volume
 from tasks.pair import PreparedPair, SourceError
 from tasks.publish.dicom import can_be_derived
@@ -22,6 +22,8 @@ from tasks.register.volumes import RegisteredVolume, RegistrationOptions, regist
 from tasks.rows import ManifestRow, SourceRow
 from tasks.slices import Slicing, empty_slices, slicing_of
 from tasks.volume import Flag, Volume
+
+_Normalised: TypeAlias = tuple[NDArray[np.float32], VolumeNormalisation]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class PreparedVolumes(PreparedPair):
     """
 
     source: SourceRow
-    fixed: str
+    fixed: Side
     fixed_volume: Volume
     moving_volume: Volume
     facts_first: VolumeFacts
@@ -76,6 +78,16 @@ class PreparedVolumes(PreparedPair):
     normalisation_second: VolumeNormalisation
     registered: RegisteredVolume
 
+    @property
+    def fixed_slices(self) -> NDArray[np.float32]:
+        """The slices of the fixed source."""
+        return self.first if self.fixed == "first" else self.second
+
+    @property
+    def fixed_normalisation(self) -> VolumeNormalisation:
+        """How the fixed source was mapped, and with it the result."""
+        return self.normalisation_first if self.fixed == "first" else self.normalisation_second
+
 
 def read_volumes(row: ManifestRow, source: SourceRow, job: Job) -> PreparedVolumes:
     """Read two volumes, put the moving one on the grid of the fixed one, normalise and slice them.
@@ -85,34 +97,18 @@ def read_volumes(row: ManifestRow, source: SourceRow, job: Job) -> PreparedVolum
         StorageError: the store of a source is out of reach, and no pair could be read.
     """
     began = time.perf_counter()
-    volumes = {
-        side: _read(side, uris, size, kind, told, job)
-        for side, uris, size, kind, told in (
-            (
-                "first",
-                source.first_uris,
-                row.first_size,
-                source.first_kind,
-                source.first_modality or job.modality_first,
-            ),
-            (
-                "second",
-                source.second_uris,
-                row.second_size,
-                source.second_kind,
-                source.second_modality or job.modality_second,
-            ),
-        )
-    }
-    facts_first, facts_second = VolumeFacts.of(volumes["first"]), VolumeFacts.of(volumes["second"])
-    content = volumes["first"].content_sha256 + volumes["second"].content_sha256
-    chosen = job.volumes.fixed
-    fixed_name = fixed_side(facts_first.modality, facts_second.modality) if chosen == "auto" else chosen
-    fixed, moving = volumes.pop(fixed_name), volumes.popitem()[1]
+    first, second = _read("first", row, source, job), _read("second", row, source, job)
+    facts_first, facts_second = VolumeFacts.of(first), VolumeFacts.of(second)
+    content = first.content_sha256 + second.content_sha256
+    side = job.volumes.fixed
+    if side == "auto":
+        side = fixed_side(first.modality, second.modality)
+    fixed, moving = (first, second) if side == "first" else (second, first)
+    # Whole sources need not stay in memory once they lie on one grid.
+    del first, second
     _check_derivable(fixed, job)
     read = time.perf_counter()
     registered = register_volumes(fixed, moving, _options(job))
-    # Whole sources need not stay in memory once they lie on one grid.
     moving = replace(
         moving,
         voxels=registered.voxels,
@@ -122,48 +118,37 @@ def read_volumes(row: ManifestRow, source: SourceRow, job: Job) -> PreparedVolum
     )
     registered = replace(registered, voxels=np.empty(0, np.float32))
     registration_done = time.perf_counter()
-    ranges = {"first": job.first_range, "second": job.second_range}
-    moving_name = "second" if fixed_name == "first" else "first"
-    fixed_values, fixed_line = _normalise(fixed_name, fixed, ranges[fixed_name])
-    moving_values, moving_line = _normalise(moving_name, moving, ranges[moving_name])
-    if moving.valid is not None:
-        # Where the moving source shows nothing, the result shall be the fixed one.
-        np.copyto(moving_values, fixed_values, where=~moving.valid)
-    if fixed.valid is not None:
-        # Where the fixed source has no values, the result has none: what the moving one shows is in another unit.
-        np.copyto(moving_values, np.float32(-1), where=~fixed.valid)
     slicing = slicing_of(fixed.affine, fixed.voxels.shape, fixed.slice_axis)
     if min(slicing.sizes[1:]) < SMALLEST_SIDE:
         raise PairError(Code.TOO_SMALL, f"slices of {slicing.sizes[2]} x {slicing.sizes[1]} voxels")
-    values = {fixed_name: slicing.split(fixed_values), moving_name: slicing.split(moving_values)}
-    first, second = values["first"], values["second"]
-    fused = ~empty_slices(first, second, share=job.volumes.empty_share)
+    normalised = _normalised(fixed, moving, side, job)
+    (first_values, first_line), (second_values, second_line) = normalised if side == "first" else normalised[::-1]
+    first_slices, second_slices = slicing.split(first_values), slicing.split(second_values)
+    fused = ~empty_slices(first_slices, second_slices, share=job.volumes.empty_share)
     if not fused.any():
         # Nothing stands out anywhere: then it is not for us to say which slices are empty.
         fused[:] = True
-    fixed_kept, moving_kept = (_without_voxels(volume) for volume in (fixed, moving))
-    lines = {fixed_name: fixed_line, moving_name: moving_line}
     return PreparedVolumes(
         row=row,
         source=source,
         slices=tuple(
-            SourcePair(_picture(first[k]), _picture(second[k]), _noise_key(content, int(k), job))
+            SourcePair(_picture(first_slices[k]), _picture(second_slices[k]), _noise_key(content, int(k), job))
             for k in np.flatnonzero(fused)
         ),
-        fixed=fixed_name,
-        fixed_volume=fixed_kept,
-        moving_volume=moving_kept,
+        fixed=side,
+        fixed_volume=_without_voxels(fixed),
+        moving_volume=_without_voxels(moving),
         facts_first=facts_first,
         facts_second=facts_second,
         slicing=slicing,
-        first=first,
-        second=second,
+        first=first_slices,
+        second=second_slices,
         valid=slicing.split(_both_valid(fixed, moving)),
         fixed_valid=slicing.split(_valid_of(fixed)),
         content_sha256=content,
         fused=fused,
-        normalisation_first=lines["first"],
-        normalisation_second=lines["second"],
+        normalisation_first=first_line,
+        normalisation_second=second_line,
         registered=registered,
         seconds_read=read - began,
         seconds_register=registration_done - read,
@@ -171,8 +156,14 @@ def read_volumes(row: ManifestRow, source: SourceRow, job: Job) -> PreparedVolum
     )
 
 
-def _read(side: str, uris: tuple[str, ...], size: int | None, kind: str, told: str, job: Job) -> Volume:
-    """A volume whose modality is that of its file, or else what is told of it."""
+def _read(side: Side, row: ManifestRow, source: SourceRow, job: Job) -> Volume:
+    """A volume whose modality is that of its file, or else what the archive or the job tells of it."""
+    if side == "first":
+        uris, size, kind = source.first_uris, row.first_size, source.first_kind
+        told = source.first_modality or job.modality_first
+    else:
+        uris, size, kind = source.second_uris, row.second_size, source.second_kind
+        told = source.second_modality or job.modality_second
     try:
         limit = job.volumes.max_object_bytes
         if size is not None and size > limit * max(1, len(uris)):
@@ -184,6 +175,21 @@ def _read(side: str, uris: tuple[str, ...], size: int | None, kind: str, told: s
         return volume
     modality = modality_of(told)
     return replace(volume, modality=modality, unit="HU" if modality == CT and not volume.unit else volume.unit)
+
+
+def _normalised(fixed: Volume, moving: Volume, side: Side, job: Job) -> tuple[_Normalised, _Normalised]:
+    """Both volumes in [-1, 1] with their lines, the fixed one first."""
+    other: Side = "second" if side == "first" else "first"
+    ranges = {"first": job.first_range, "second": job.second_range}
+    fixed_values, fixed_line = _normalise(side, fixed, ranges[side])
+    moving_values, moving_line = _normalise(other, moving, ranges[other])
+    if moving.valid is not None:
+        # Where the moving source shows nothing, the result shall be the fixed one.
+        np.copyto(moving_values, fixed_values, where=~moving.valid)
+    if fixed.valid is not None:
+        # Where the fixed source has no values, the result has none: what the moving one shows is in another unit.
+        np.copyto(moving_values, np.float32(-1), where=~fixed.valid)
+    return (fixed_values, fixed_line), (moving_values, moving_line)
 
 
 def _check_derivable(fixed: Volume, job: Job) -> None:
@@ -209,9 +215,7 @@ def _options(job: Job) -> RegistrationOptions:
     )
 
 
-def _normalise(
-    side: str, volume: Volume, value_range: tuple[float, float] | str | None
-) -> tuple[NDArray[np.float32], VolumeNormalisation]:
+def _normalise(side: Side, volume: Volume, value_range: tuple[float, float] | str | None) -> _Normalised:
     if isinstance(value_range, str) and volume.modality not in (CT, ""):
         raise PairError(Code.RANGE_MISMATCH, f"{side} source: {value_range} for {volume.modality}")
     if volume.modality == PT and volume.unit not in ("", "SUVbw"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,20 +13,23 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from ddfm_core.metrics import METRIC_NAMES
-from flows.fuse_archive import RunSummary
+from flows.fuse_archive import RunSummary, run_archive
+from tasks import chunk
 from tasks.chunk import Progress
 from tasks.codes import Code, Status
 from tasks.current import compact
 from tasks.index import Index, IndexedPair, index_table_of
+from tasks.job_file import make_job
 from tasks.manifest import manifest_batches, manifest_rows, write_manifest
 from tasks.plan import EVERYTHING, PlanCounts, Selection, plan, write_plan
 from tasks.results import commit_chunk, committed_chunks, reconcile
 from tasks.rows import ManifestRow, ResultRow
 from tasks.run_folder import RunFolder, finish_run, new_run
 from tasks.schemas import INDEX_SCHEMA, MANIFEST_SCHEMA, RESULT_SCHEMA
-from tasks.storage import write_atomic
+from tasks.storage import StorageError, write_atomic
 from tasks.tables import TableWriter
 
 
@@ -199,3 +202,20 @@ class SilentWatcher:
     def finish(self, summary: RunSummary) -> None:
         """Keep it."""
         self.summaries.append(summary)
+
+
+def cut_run(monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, Any], chunks: int) -> None:
+    """Run until the destination refuses the rows of the chunk after so many, when its pictures are written."""
+    right = chunk.commit_chunk
+    calls: list[str] = []
+
+    def refusing(run: RunFolder, shard_id: str, chunk_id: str, rows: Sequence[ResultRow]) -> None:
+        calls.append(chunk_id)
+        if len(calls) > chunks:
+            raise StorageError(run.uri, "the disk is full", "make room")
+        right(run, shard_id, chunk_id, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chunk, "commit_chunk", refusing)
+        with pytest.raises(StorageError, match="the disk is full"):
+            run_archive(make_job(settings), SilentWatcher())

@@ -14,6 +14,7 @@ from pydicom.valuerep import PersonName
 
 from tasks.publish.derivation import DerivationFacts, Identity, Uids
 from tasks.publish.dicom_levels import Levels, decimal
+from tasks.read.dicom_values import values
 from tasks.volume import DicomOrigin
 
 MANUFACTURER: Final = "DDFM Pipeline"
@@ -102,7 +103,7 @@ def set_lossy(instance: Dataset, origin: DicomOrigin, facts: DerivationFacts) ->
     headers = [one.header for one in (origin, facts.moving) if one is not None]
     lossy = [header for header in headers if header.get("LossyImageCompression") == "01"]
     instance.LossyImageCompression = "01" if lossy or facts.lossy else "00"
-    names = [str(value) for header in lossy for value in _values(header, "LossyImageCompressionMethod")]
+    names = [str(value) for header in lossy for value in values(header, "LossyImageCompressionMethod")]
     methods = [name for name in names if _LOSSY_METHOD.fullmatch(name)]
     ratios = [ratio for header in lossy for ratio in _numbers(header, "LossyImageCompressionRatio")]
     if methods and len(methods) == len(ratios):
@@ -201,16 +202,9 @@ def _put(instance: Dataset, keyword: str, value: Any) -> None:
     instance.add(DataElement(keyword, dictionary_VR(keyword), value, validation_mode=config.IGNORE))
 
 
-def _values(header: Dataset, keyword: str) -> list[Any]:
-    value = header.get(keyword)
-    if value is None or value == "":
-        return []
-    return [value] if isinstance(value, str | float | int) else list(value)
-
-
 def _numbers(header: Dataset, keyword: str) -> list[float]:
     """The numbers of an attribute; none where it holds something else, which pydicom gives as text."""
     try:
-        return [float(value) for value in _values(header, keyword)]
+        return [float(value) for value in values(header, keyword)]
     except ValueError:
         return []

@@ -12,8 +12,9 @@ from pydicom.datadict import dictionary_VR
 
 from tasks.codes import Code, PairError
 from tasks.read.dicom_file import tags_of
-from tasks.read.dicom_geometry import SAME_PLACE, SlicePlane, normal_of
+from tasks.read.dicom_geometry import SlicePlane, normal_of
 from tasks.read.dicom_header import MULTI_FRAME_STORAGE
+from tasks.read.dicom_series import SAME_PLACE
 from tasks.read.dicom_slices import ORIGIN_KEYWORDS, DecodedSlice, FileFacts
 from tasks.read.dicom_values import text
 from tasks.read.suv import suv_factor

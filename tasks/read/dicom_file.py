@@ -243,8 +243,7 @@ def _parse_attributes(
         raise PairError(Code.DECODE_FAILED, "sequences nested too deeply") from None
     except MemoryError:
         raise PairError(Code.OUT_OF_MEMORY, "while parsing the header") from None
-    except Exception as error:  # noqa: BLE001
-        # Whatever damaged bytes make pydicom raise; its message may quote them.
+    except Exception as error:  # noqa: BLE001 - whatever damaged bytes make pydicom raise; its message may quote them
         if not complete:
             raise HeaderCut from None
         raise PairError(Code.DECODE_FAILED, f"{type(error).__name__} while parsing the header") from None

@@ -15,10 +15,10 @@ from pydicom import Dataset
 
 from tasks.codes import Code, PairError
 from tasks.read.dicom_file import ParsedFile, tags_of
-from tasks.read.dicom_geometry import SAME_PLACE, SlicePlane, check_plane, normal_of
+from tasks.read.dicom_geometry import SlicePlane, check_plane, normal_of
 from tasks.read.dicom_header import NM_STORAGE, InstanceHeader
 from tasks.read.dicom_pixels import ValueMap, value_map
-from tasks.read.dicom_series import ORIENTATION_TOLERANCE, SPACING_TOLERANCE
+from tasks.read.dicom_series import ORIENTATION_TOLERANCE, SAME_PLACE, SPACING_TOLERANCE
 from tasks.read.dicom_values import integer, items, number, numbers, text, values
 
 FRAME_KEYWORDS: Final = (

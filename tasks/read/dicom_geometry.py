@@ -14,8 +14,6 @@ from tasks.codes import Code, PairError
 
 FloatArray = NDArray[np.float64]
 
-SAME_PLACE: Final = 0.01
-"""Millimetres along the normal below which two slices lie at one place."""
 MAX_TILT: Final = 0.5
 """Degrees between the line through the slices and their normal."""
 _COSINE_TOLERANCE: Final = 1e-4
@@ -53,14 +51,12 @@ class SliceGrid:
         affine: [4, 4] from (slice, row, column, 1) to millimetres in RAS+.
         shifts: [inputs, 2] where each input's first voxel lies on its plane of the grid, in (rows, columns); None
             where the stack stands upright.
-        tilt: degrees.
     """
 
     places: tuple[int, ...]
     count: int
     affine: FloatArray
     shifts: FloatArray | None
-    tilt: float
 
 
 def check_plane(plane: SlicePlane) -> None:
@@ -118,7 +114,7 @@ def grid_of(planes: Sequence[SlicePlane], *, fill_gaps: bool, remove_tilt: bool)
     # From DICOM's LPS+ axes to RAS+.
     affine[:2] = 0.0 - affine[:2]
     shifts = offsets[:, ::-1] / np.array(first.spacing) if tilt > MAX_TILT else None
-    return SliceGrid(tuple(places.tolist()), int(places.max()) + 1, affine, shifts, tilt)
+    return SliceGrid(tuple(places.tolist()), int(places.max()) + 1, affine, shifts)
 
 
 def _orthonormal(orientation: Sequence[float]) -> FloatArray:

@@ -218,8 +218,7 @@ def _by_pydicom(
         frame: NDArray[Any] = get_decoder(parsed.transfer_syntax).as_array(stream, index=index, raw=True, **options)[0]
     except MemoryError:
         raise PairError(Code.OUT_OF_MEMORY, "while decoding") from None
-    except Exception as error:  # noqa: BLE001
-        # Damaged bytes raise what they like, StopIteration included; messages may quote them.
+    except Exception as error:  # noqa: BLE001 - damaged bytes raise anything, even StopIteration, and it may quote them
         raise PairError(Code.DECODE_FAILED, f"{type(error).__name__} from the codec") from None
     return frame
 
@@ -230,7 +229,7 @@ def _codestream(stream: io.BytesIO, index: int, parsed: ParsedFile, header: Inst
         return get_frame(
             stream, index, number_of_frames=header.number_of_frames, extended_offsets=_extended_offsets(parsed)
         )
-    except Exception as error:  # noqa: BLE001  (as above)
+    except Exception as error:  # noqa: BLE001 - as above
         raise PairError(Code.DECODE_FAILED, f"{type(error).__name__} between the fragments of the pixels") from None
 
 
@@ -303,7 +302,7 @@ def real_values(stored: NDArray[Any], mapping: ValueMap) -> NDArray[np.float32]:
 def _by_table(stored: NDArray[Any], holder: Dataset) -> NDArray[np.float64]:
     try:
         looked_up: NDArray[np.float64] = np.asarray(apply_modality_lut(stored, holder), dtype=np.float64)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - pydicom checks the table in part only; what it raises may quote it
         raise PairError(Code.DECODE_FAILED, f"{type(error).__name__} from the modality table") from None
     return looked_up
 

@@ -16,7 +16,7 @@ ORIENTATION_TOLERANCE: Final = 1e-4
 """Of direction cosines; 0.006 degrees."""
 SPACING_TOLERANCE: Final = 1e-4
 """Millimetres from pixel to pixel; 0.05 mm over 512 of them."""
-_POSITION_TOLERANCE: Final = 0.01
+SAME_PLACE: Final = 0.01
 """Millimetres along the normal below which two slices lie at one place."""
 _ECHO_TIME_TOLERANCE: Final = 0.01
 _DESCRIBED: Final = 8
@@ -159,7 +159,7 @@ def _by_acquisition(instances: Sequence[_Instance]) -> list[list[_Instance]]:
     for place, index in enumerate(order):
         header = instances[index][1]
         acquisitions.setdefault(header.acquisition_number, []).append(instances[index])
-        if place and distances[index] - distances[order[place - 1]] <= _POSITION_TOLERANCE:
+        if place and distances[index] - distances[order[place - 1]] <= SAME_PLACE:
             before = instances[order[place - 1]][1]
             # Copies of one file lie at one place too.
             overlap |= (

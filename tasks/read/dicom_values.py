@@ -20,8 +20,7 @@ def values(dataset: Dataset, keyword: str, code: Code = Code.HEADER_INCOMPLETE) 
     """
     try:
         value = dataset.get(keyword)
-    except Exception:  # noqa: BLE001
-        # Any kind: pydicom converts values when they are looked at, and its messages quote them.
+    except Exception:  # noqa: BLE001 - any kind: pydicom converts values when looked at, and its messages quote them
         raise PairError(code, f"{keyword} cannot be read") from None
     if value is None or value == "":
         return ()
@@ -91,6 +90,5 @@ def items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
     try:
         sequence = dataset.get(keyword)
         return list(sequence) if sequence is not None else []
-    except Exception:  # noqa: BLE001
-        # As above; nesting without end is among it.
+    except Exception:  # noqa: BLE001 - as above; nesting without end is among it
         raise PairError(Code.HEADER_INCOMPLETE, f"{keyword} cannot be read") from None

@@ -1,4 +1,4 @@
-"""Compressed bytes undone up to a bound: a small file must not become a full memory."""
+"""Gzip undone up to a bound: a small file must not become a full memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Final
 
 from tasks.codes import Code, PairError
 
-_RAW: Final = -zlib.MAX_WBITS
 _GZIP: Final = zlib.MAX_WBITS | 16
 # What is fed lies behind each member once more, and block-compressed files (bgzip) have a member every 64 KiB.
 _FED: Final = 64 << 10
@@ -20,26 +19,15 @@ def is_gzip(content: bytes) -> bool:
     return content[:2] == b"\x1f\x8b"
 
 
-def inflate(content: bytes, most: int, *, raw: bool) -> bytes:
-    """What the bytes were before their compression, as :func:`inflated_parts` gives it, in one piece.
-
-    Raises:
-        PairError: TOO_LARGE, TRUNCATED or DECODE_FAILED.
-    """
-    return b"".join(inflated_parts(content, most, raw=raw))
-
-
-def inflated_parts(content: bytes, most: int, *, raw: bool) -> Iterator[bytes]:
+def inflated_parts(content: bytes, most: int) -> Iterator[bytes]:
     """What the bytes were before their compression, in parts of at most 1 MiB.
 
-    Checksums of gzip are verified when the last part has been taken. Several gzip members, one after another, are
-    one file, and zero bytes may follow the last (RFC 1952 and common practice). What follows a raw stream is ignored,
-    as DICOM pads it to an even length.
+    Checksums are verified when the last part has been taken. Several members, one after another, are one file, and
+    zero bytes may follow the last (RFC 1952 and common practice).
 
     Args:
-        content: the compressed bytes.
+        content: of the gzip file.
         most: bytes of the result at which it stops.
-        raw: deflate without a header (RFC 1951), as DICOM's deflated transfer syntax has it; else gzip.
 
     Raises:
         PairError: TOO_LARGE (more than ``most``), TRUNCATED (the stream does not end), DECODE_FAILED (damaged).
@@ -47,7 +35,7 @@ def inflated_parts(content: bytes, most: int, *, raw: bool) -> Iterator[bytes]:
     left = most
     rest = memoryview(content)
     while True:
-        stream = zlib.decompressobj(_RAW if raw else _GZIP)
+        stream = zlib.decompressobj(_GZIP)
         fed = 0
         pending: bytes | memoryview = b""
         while not stream.eof:
@@ -68,5 +56,5 @@ def inflated_parts(content: bytes, most: int, *, raw: bool) -> Iterator[bytes]:
             if part:
                 yield part
         rest = rest[fed - len(stream.unused_data) :]
-        if raw or not any(rest[:_FED]):
+        if not any(rest[:_FED]):
             return

@@ -176,7 +176,7 @@ def _volume(content: bytes, voxels: NDArray[np.float32], valid: NDArray[np.bool_
 
 def _parts_of(content: bytes, limits: VolumeLimits) -> Iterator[bytes | memoryview]:
     if is_gzip(content):
-        return inflated_parts(content, limits.inflated_bytes, raw=False)
+        return inflated_parts(content, limits.inflated_bytes)
     whole = memoryview(content)
     return (whole[start : start + _PART] for start in range(0, len(content), _PART))
 

@@ -183,7 +183,7 @@ def _private(dataset: Dataset, creator: tuple[int, int], name: str, tag: tuple[i
         if creator not in dataset or str(dataset[creator].value).strip() != name or tag not in dataset:
             return ""
         value = dataset[tag].value
-    except Exception:  # noqa: BLE001  (pydicom converts when values are looked at)
+    except Exception:  # noqa: BLE001 - any kind: pydicom converts values when they are looked at
         return ""
     return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)).strip(" \0")
 

@@ -7,34 +7,16 @@ from pathlib import Path
 import pytest
 
 from flows.fuse_archive import run_archive
-from tasks import chunk
 from tasks.attempts import marked_chunks
 from tasks.current import current_rows
 from tasks.job_file import make_job
 from tasks.run_folder import RunFolder, list_runs, unfinished_run
-from tasks.storage import StorageError
 from tests.archives import job_settings, make_archive, pictures, write_picture
-from tests.runs import SilentWatcher
+from tests.runs import SilentWatcher, cut_run
 
 
 def fuse(settings):
     run_archive(make_job(settings), SilentWatcher())
-
-
-def cut(monkeypatch, settings, chunks):
-    """Run until the destination refuses the rows of the chunk after so many, when its pictures are written."""
-    right, calls = chunk.commit_chunk, []
-
-    def refusing(run, shard_id, chunk_id, rows):
-        calls.append(chunk_id)
-        if len(calls) > chunks:
-            raise StorageError(run.uri, "the disk is full", "make room")
-        right(run, shard_id, chunk_id, rows)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(chunk, "commit_chunk", refusing)
-        with pytest.raises(StorageError, match="the disk is full"):
-            fuse(settings)
 
 
 def rows(settings, method="paper"):
@@ -52,7 +34,7 @@ def settings(tmp_path):
 
 
 def test_a_job_of_another_method_in_between_does_not_end_a_run(settings, monkeypatch):
-    cut(monkeypatch, settings, 1)
+    cut_run(monkeypatch, settings, 1)
     left = unfinished_run(settings["out"], "paper")
     fuse(settings | {"mode": "released"})
     fuse(settings)
@@ -62,7 +44,7 @@ def test_a_job_of_another_method_in_between_does_not_end_a_run(settings, monkeyp
 
 
 def test_a_selection_leaves_an_unfinished_run_alone(settings, monkeypatch):
-    cut(monkeypatch, settings, 1)
+    cut_run(monkeypatch, settings, 1)
     fuse(settings | {"only": ["005"]})
     assert sorted(rows(settings)) == ["000", "001", "005"]
     fuse(settings)
@@ -73,7 +55,7 @@ def test_a_selection_leaves_an_unfinished_run_alone(settings, monkeypatch):
 def test_pictures_of_a_run_that_was_given_up_are_noticed(settings, monkeypatch):
     fuse(settings)
     before = pictures(Path(settings["out"]) / "fused/paper")
-    cut(monkeypatch, settings | {"seed": 7}, 1)
+    cut_run(monkeypatch, settings | {"seed": 7}, 1)
     # The third and fourth picture are those of the other seed, and their rows are not.
     assert pictures(Path(settings["out"]) / "fused/paper") != before
     fuse(settings)
@@ -89,13 +71,13 @@ def test_what_a_resumed_run_tried_again_is_not_tried_once_more(settings, monkeyp
     fuse(settings)
     runs = len(list_runs(settings["out"]))
     again = settings | {"retry": ["rejected"]}
-    cut(monkeypatch, again, 0)
+    cut_run(monkeypatch, again, 0)
     fuse(again)
     assert len(list_runs(settings["out"])) == runs + 1
 
 
 def test_a_configuration_of_another_version_is_no_obstacle(settings, monkeypatch, caplog):
-    cut(monkeypatch, settings, 1)
+    cut_run(monkeypatch, settings, 1)
     left = unfinished_run(settings["out"])
     config = Path(left.config_uri)
     config.write_text(config.read_text().replace('"eta"', '"no_such_field"'))
@@ -108,7 +90,7 @@ def test_a_configuration_of_another_version_is_no_obstacle(settings, monkeypatch
 def test_a_resumed_run_has_the_job_as_it_is_now(settings, monkeypatch):
     from tasks.settings import read_settings
 
-    cut(monkeypatch, settings, 1)
+    cut_run(monkeypatch, settings, 1)
     left = unfinished_run(settings["out"])
     fuse(settings | {"batch": 1, "readers": 2})
     job = read_settings(RunFolder(settings["out"], left.run_id)).job
@@ -116,7 +98,7 @@ def test_a_resumed_run_has_the_job_as_it_is_now(settings, monkeypatch):
 
 
 def test_relative_and_absolute_sources_are_the_same(settings, monkeypatch, tmp_path):
-    cut(monkeypatch, settings, 1)
+    cut_run(monkeypatch, settings, 1)
     left = unfinished_run(settings["out"])
     monkeypatch.chdir(tmp_path)
     fuse(settings | {"first": "ir", "second": "vi"})

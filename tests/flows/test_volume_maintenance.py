@@ -15,15 +15,13 @@ from flows.maintenance import prune_archive, verify
 from flows.samples.dicom_files import DicomScan, write_dicom_series
 from flows.samples.grids import slices_grid
 from flows.samples.head import head_ct, head_mr
-from tasks import chunk
 from tasks.codes import Code, ConfigurationError
 from tasks.current import current_rows
 from tasks.job_file import make_job
 from tasks.run_folder import RunFolder, list_runs, unfinished_run
 from tasks.settings import read_settings
-from tasks.storage import StorageError
 from tests.archives import job_settings, make_archive, pictures, write_picture
-from tests.runs import SilentWatcher
+from tests.runs import SilentWatcher, cut_run
 
 
 @pytest.fixture(autouse=True)
@@ -184,18 +182,7 @@ def test_rows_of_pseudonyms_are_left_out_of_a_repair_without_a_private_table(tmp
 
 def cut(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """A run that ends before its second commit."""
-    right, calls = chunk.commit_chunk, []
-
-    def refusing(run, shard_id, chunk_id, rows):
-        calls.append(chunk_id)
-        if len(calls) > 1:
-            raise StorageError(run.uri, "the disk is full", "make room")
-        right(run, shard_id, chunk_id, rows)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(chunk, "commit_chunk", refusing)
-        with pytest.raises(StorageError, match="the disk is full"):
-            fuse(settings)
+    cut_run(monkeypatch, settings, 1)
     left = unfinished_run(str(settings["out"]), "paper")
     assert left is not None
     return left

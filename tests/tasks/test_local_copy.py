@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,14 +24,6 @@ copied = {"nameless": nameless_copy, "named": local_copy}[sys.argv[1]]("memory:/
 assert (copied.to_pybytes() if sys.argv[1] == "nameless" else copied.read_bytes()) == b"SMITH" * 1000
 os.kill(os.getpid(), getattr(signal, sys.argv[2]))
 """
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 def content(copy: Path | pa.Buffer) -> bytes:

@@ -4,11 +4,8 @@ import hashlib
 import os
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from tasks import pair_folders
@@ -17,17 +14,6 @@ from tasks.index import EmptyArchive, IndexedPair, split_suffix
 from tasks.pair_folders import index_folders
 from tasks.storage import DANGLING, StorageError, StoredFile, absolute, join, stat_file, write_atomic
 from tests.runs import plan_pairs
-
-
-@pytest.fixture(params=["path", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "path":
-        yield str(tmp_path)
-    else:
-        uri = f"memory://{uuid.uuid4().hex}"
-        yield uri
-        if fsspec.filesystem("memory").exists(uri):
-            fsspec.filesystem("memory").rm(uri, recursive=True)
 
 
 def make(root: str, *names: str) -> None:

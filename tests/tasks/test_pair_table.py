@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import io
 import tempfile
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,17 +13,6 @@ from tasks.index import IndexedPair
 from tasks.pair_table import index_table
 from tasks.storage import StorageError, absolute, join, stat_file, write_atomic
 from tests.runs import plan_pairs
-
-
-@pytest.fixture(params=["path", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "path":
-        yield str(tmp_path)
-    else:
-        uri = f"memory://{uuid.uuid4().hex}"
-        yield uri
-        if fsspec.filesystem("memory").exists(uri):
-            fsspec.filesystem("memory").rm(uri, recursive=True)
 
 
 def make(root: str, *names: str) -> None:

@@ -1,27 +1,11 @@
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
-
-import fsspec
 import pytest
 
 from tasks.codes import Code, PairError
 from tasks.storage import StorageError, join, read_start, write_atomic
 
 CONTENT = bytes(range(256)) * 400
-
-
-@pytest.fixture(params=["path", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "path":
-        yield str(tmp_path)
-    else:
-        uri = f"memory://{uuid.uuid4().hex}"
-        yield uri
-        if fsspec.filesystem("memory").exists(uri):
-            fsspec.filesystem("memory").rm(uri, recursive=True)
 
 
 def check_starts(root: str) -> None:

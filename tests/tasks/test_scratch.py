@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import duckdb
@@ -25,14 +24,6 @@ with scratch_folder() as scratch:
     print(scratch, flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 def test_nobody_else_may_look_and_nothing_stays(temporary):

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,16 +18,6 @@ from tasks.storage import join, read_bytes, remove, write_atomic
 from tasks.verify import Fault, Verification, verify_rows
 from tests.archives import job_settings, make_archive, pictures
 from tests.runs import SilentWatcher, begin, chunks, commit_all, finish, found_pairs, result
-
-
-@pytest.fixture(params=["path", "memory"])
-def dest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "path":
-        yield str(tmp_path / "dest")
-    else:
-        uri = f"memory://{tmp_path.name}/dest"
-        yield uri
-        fsspec.filesystem("memory").rm(f"memory://{tmp_path.name}", recursive=True)
 
 
 def publish(run: RunFolder) -> None:
