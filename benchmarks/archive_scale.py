@@ -102,8 +102,9 @@ def result_rows(run: RunFolder, rows: pa.Table) -> pa.Table:
         "run_id": run.run_id, "method": "paper", "dataset": "scale", "modality_first": "infrared",
         "modality_second": "visible", "n_slices": 1, "height": 256, "width": 256, "status": "ok", "message": "",
         "normalisation_first_rule": "full", "normalisation_second_rule": "full", "registration_method": "none",
-        "registration_decision": "same_size", "seed": 0, "steps": 100, "mode": "paper", "prior_sha256": "0" * 64,
-        "config_hash": "0123456789abcdef", "algorithm_version": "1", "package_version": "0.1.0", "device": "cpu",
+        "registration_decision": "same_size", "seed": 0, "steps": 100, "samples": 1, "mode": "paper",
+        "prior_sha256": "0" * 64, "config_hash": "0123456789abcdef", "algorithm_version": "1",
+        "package_version": "0.1.0", "device": "cpu",
         "finished_at": datetime.now(UTC),
     }  # fmt: skip
     keys = rows["pair_key"]

@@ -33,6 +33,7 @@ from ddfm_core.priors import load_prior
 from flows.fuse_archive import check_inputs, finish, fuse_here, plan_runs
 from flows.fuse_shard import Stages
 from tasks.chunk import Progress, publish_chunk, read_chunk
+from tasks.fuse import Fused
 from tasks.job import Job
 from tasks.job_file import make_job
 from tasks.pair import FusedPair, PreparedPair, RefusedPair
@@ -76,7 +77,7 @@ def mean_of(
     return [
         pair
         if isinstance(pair, RefusedPair)
-        else FusedPair(pair, tuple((one.first + one.second) / 2 for one in pair.slices), 0.0)
+        else FusedPair(pair, tuple(Fused((one.first + one.second) / 2, 0.0) for one in pair.slices))
         for pair in pairs
     ]
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ddfm_core.ablations import FixedBalanceRectifier, rectify_alone
+from ddfm_core.adaptive import AdaptiveRectifier
+from ddfm_core.baselines import Baseline, fuse_baseline, is_baseline
 from ddfm_core.colour import luma, recolour
+from ddfm_core.moments import RunningMoments
 from ddfm_core.noise import batch_noise, content_keys
 from ddfm_core.priors import Prior
 from ddfm_core.rectify import PaperRectifier, Rectifier, ReleasedRectifier
@@ -24,7 +28,10 @@ ALGORITHM_VERSION: int = 1
 
 SMALLEST_SIDE = 16
 
-Mode = Literal["paper", "released"]
+# What leaves [-1, 1] by less is rounding: an eighth of a grey level of 255.
+GAMUT_TOLERANCE = 1e-3
+
+Mode = Literal["adaptive", "paper", "released", Baseline]
 Output = Literal["clip", "stretch", "none"]
 
 
@@ -33,15 +40,28 @@ class FusionConfig:
     """How :func:`fuse` works. A value outside what is allowed raises ``ValueError``.
 
     Attributes:
-        mode: the rectification, `paper` (its equations) or `released` (what its published code computes).
+        mode: the rectification, `paper` (its equations), `released` (what its published code computes) or `adaptive`
+            (:mod:`ddfm_core.adaptive`, which does without ``tv_weight`` and ``phi``); or one of the classical rules of
+            :mod:`ddfm_core.baselines`, `mean`, `max`, `laplacian`, `gradient`, which use neither the prior nor anything
+            below but ``output``.
         steps: timesteps visited, out of those of the prior's schedule.
         update: the step from x_t to x_{t-1}, `ddim` or `posterior` (:func:`~ddfm_core.sampler.step_coefficients`).
         eta: noise of a `ddim` step, 0 (none) to 1.
         tv_weight: weight of the gradient penalty, the paper's psi, 0 or more.
-        penalty: the paper's eta, 0 or more; None is 0.1 in mode `paper` and 0.001 in mode `released`.
+        penalty: the paper's eta, 0 or more; None is 0.1 in mode `paper`, 0.001 in mode `released`
+            and 0.3 in mode `adaptive`. With ``phi``
+            that of ADMM, above 0, None 10.
+        phi: in mode `paper`, a fixed balance of the sources instead of the one that the EM infers, 0 or more
+            (:class:`~ddfm_core.ablations.FixedBalanceRectifier`); None is the EM.
+        use_prior: False leaves out diffusion and prior and repeats the rectification alone, ``steps`` times from the
+            mean of the sources (:func:`~ddfm_core.ablations.rectify_alone`).
         output: what becomes of the fused luma: `clip` to [-1, 1], `stretch` each image's own minimum and maximum to
-            -1 and 1, or `none`; None is `clip` in mode `paper` and `stretch` in mode `released`.
+            -1 and 1, or `none`; None is `stretch` in mode `released` and `clip` in all others.
         seed: chooses the noise, together with the key of the pair.
+        samples: pictures drawn, each from noise of its own, of which the result is the mean; the first is that of
+            ``samples=1``. A baseline and ``use_prior=False`` draw nothing and allow 1 only.
+        start: timestep at which to begin, from the rectification's own picture in that much noise (Chung et al., CVPR
+            2022); None is the last timestep of the schedule, pure noise.
     """
 
     mode: Mode = "paper"
@@ -50,11 +70,16 @@ class FusionConfig:
     eta: float = 0.0
     tv_weight: float = 0.5
     penalty: float | None = None
+    phi: float | None = None
+    use_prior: bool = True
     output: Output | None = None
     seed: int = 0
+    samples: int = 1
+    start: int | None = None
 
     def __post_init__(self) -> None:
-        _check("mode", self.mode, self.mode in get_args(Mode), f"one of {', '.join(get_args(Mode))}")
+        modes = get_args(Mode)
+        _check("mode", self.mode, self.mode in modes, f"one of {', '.join(modes)}")
         _check("steps", self.steps, _is_int(self.steps) and self.steps >= 1, "an integer of 1 or more")
         _check("update", self.update, self.update in get_args(Update), f"one of {', '.join(get_args(Update))}")
         _check("eta", self.eta, _is_number(self.eta) and 0 <= self.eta <= 1, "a number from 0 to 1")
@@ -63,12 +88,36 @@ class FusionConfig:
         _check("tv_weight", self.tv_weight, _is_number(self.tv_weight) and self.tv_weight >= 0, "a number of 0 or more")
         penalty_ok = self.penalty is None or (_is_number(self.penalty) and self.penalty >= 0)
         _check("penalty", self.penalty, penalty_ok, "None or a number of 0 or more")
+        phi_ok = self.phi is None or (_is_number(self.phi) and self.phi >= 0)
+        _check("phi", self.phi, phi_ok, "None or a number of 0 or more")
+        if self.phi is not None:
+            _check("phi", self.phi, self.mode == "paper", f"None in mode {self.mode!r}; it belongs to 'paper'")
+            _check("penalty", self.penalty, self.penalty != 0, "above 0 with phi; ADMM does not work without it")
+        _check("use_prior", self.use_prior, isinstance(self.use_prior, bool), "True or False")
+        if self.of_baseline:
+            _check("use_prior", self.use_prior, self.use_prior, f"True in mode {self.mode!r}, which never uses one")
         output_ok = self.output is None or self.output in get_args(Output)
         _check("output", self.output, output_ok, f"None or one of {', '.join(get_args(Output))}")
         _check("seed", self.seed, _is_int(self.seed), "an integer")
+        _check("samples", self.samples, _is_int(self.samples) and self.samples >= 1, "an integer of 1 or more")
+        start_ok = self.start is None or (_is_int(self.start) and self.start >= self.steps - 1)
+        _check("start", self.start, start_ok, f"None or an integer of steps - 1 = {self.steps - 1} or more")
+        if self.start is not None:
+            reason = f"mode {self.mode!r}" if self.of_baseline else "use_prior False"
+            _check("start", self.start, self.draws, f"None with {reason}, which has no noise to start from")
+        if not self.draws:
+            reason = f"mode {self.mode!r}" if self.of_baseline else "use_prior False"
+            _check("samples", self.samples, self.samples == 1, f"1 with {reason}, which draws nothing")
 
-    def rectifier(self) -> Rectifier:
-        """The rule of ``mode`` with this configuration's weights."""
+    def rectifier(self) -> Rectifier[Any]:
+        """The rule of ``mode`` with this configuration's weights; ``ValueError`` for a baseline, which has none."""
+        _check("mode", self.mode, not self.of_baseline, "one with a rectification")
+        if self.phi is not None:
+            if self.penalty is None:
+                return FixedBalanceRectifier(self.phi, tv_weight=self.tv_weight)
+            return FixedBalanceRectifier(self.phi, self.penalty, self.tv_weight)
+        if self.mode == "adaptive":
+            return AdaptiveRectifier() if self.penalty is None else AdaptiveRectifier(self.penalty)
         rule = PaperRectifier if self.mode == "paper" else ReleasedRectifier
         if self.penalty is None:
             return rule(tv_weight=self.tv_weight)
@@ -76,7 +125,17 @@ class FusionConfig:
 
     def output_rule(self) -> Output:
         """``output``, with None resolved."""
-        return self.output or ("clip" if self.mode == "paper" else "stretch")
+        return self.output or ("stretch" if self.mode == "released" else "clip")
+
+    @property
+    def of_baseline(self) -> bool:
+        """Whether ``mode`` is a classical rule, which has no steps and draws nothing."""
+        return is_baseline(self.mode)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the picture depends on noise, and with it on ``seed`` and the prior."""
+        return self.use_prior and not self.of_baseline
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +146,17 @@ class FusionResult:
         image: [B, C, H, W] float32, C = 3 when one of the sources has 3 channels, else 1; in [-1, 1] unless the
             output rule is `none`.
         luma: its full-range luma before colour was put in [B, 1, H, W].
+        out_of_gamut: share of the pixels of each pair [B], 0 to 1, that its chroma would have led out of [-1, 1]; 0
+            for grey pairs.
+        std: of several samples, the standard deviation of their luma per pixel [B, 1, H, W], in units of luma (a
+            grey level of 255 is 2 / 255), each after the output rule; its square is the unbiased variance. None with
+            one sample.
     """
 
     image: Tensor
     luma: Tensor
+    out_of_gamut: Tensor
+    std: Tensor | None = None
 
 
 def fuse(
@@ -113,14 +179,16 @@ def fuse(
             PET or SPECT come first, the visible image or MRI second.
         prior: the diffusion model, with the device on which all of this happens.
         config: None is ``FusionConfig()``.
-        keys: one per pair; seed and key choose the noise. By default a hash of what the two sources show, so that
-            batch, order and file names do not matter. Pairs that share a key share their noise.
+        keys: one per pair; seed, key and number of the sample choose the noise. By default a hash of what the two
+            sources show, so that batch, order and file names do not matter. Pairs that share a key share their noise.
         x_T: the start instead of keyed noise, [B, prior.channels, H, W] (then extended like the sources) or of
             the extended size. Noise drawn in the steps is keyed nevertheless.
-        callback: called after each step with (timestep, x_t, x0_pred, x0_rectified, state), of the extended size.
+        callback: called after each step of the first sample with (timestep, x_t, x0_pred, x0_rectified, state), of the
+            extended size. A baseline has no steps.
 
     Raises:
-        ValueError: shapes or values that do not fit the above, or more steps than the prior's schedule has.
+        ValueError: shapes or values that do not fit the above, more steps than the prior's schedule has, or several
+            samples from one given x_T.
     """
     config = config or FusionConfig()
     for name, source in (("first", first), ("second", second)):
@@ -129,34 +197,79 @@ def fuse(
         raise ValueError(f"first and second must agree in B, H and W, got {_size(first)} and {_size(second)}")
     if keys is not None and len(keys) != len(first):
         raise ValueError(f"keys must have one entry for each of {len(first)} pairs, got {len(keys)}")
-    if config.steps > prior.schedule.num_timesteps:
+    if config.draws and config.steps > prior.schedule.num_timesteps:
         raise ValueError(f"steps is {config.steps}, but the prior's schedule has {prior.schedule.num_timesteps}")
+    if config.draws and config.start is not None and config.start >= prior.schedule.num_timesteps:
+        raise ValueError(f"start is {config.start}, but the prior's timesteps are below {prior.schedule.num_timesteps}")
+    if x_T is not None and config.samples > 1:
+        raise ValueError(f"samples is {config.samples}, but with a given x_T there is one start and one sample")
 
     with torch.inference_mode():
-        noise = partial(batch_noise, config.seed, content_keys(first, second) if keys is None else keys)
+        pair_keys = content_keys(first, second) if keys is None or not config.draws else keys
         first, second = (source.to(prior.device, torch.float32) for source in (first, second))
-        height, width = first.shape[2:]
-        lumas = [extend(luma(source), prior.multiple) for source in (first, second)]
-        shape = (prior.channels, *lumas[0].shape[2:])
-        start = noise("x_T", shape, prior.device) if x_T is None else _given_start(x_T, first, shape, prior)
-
-        x_0 = sample(
-            prior,
-            start,
-            respaced_timesteps(config.steps, prior.schedule.num_timesteps),
-            Guidance(config.rectifier(), *lumas),
-            update=config.update,
-            eta=config.eta,
-            noise=lambda timestep: noise(f"timestep {timestep}", shape, prior.device),
-            callback=callback,
-        )
         rule = config.output_rule()
-        fused = finish(luma(x_0)[..., :height, :width], rule)
-        image = recolour(fused, first, second)
-        if rule != "none":
-            image = image.clamp(-1, 1)  # chroma may lead out of the range again
+        moments: RunningMoments | None = None
+        for index in range(config.samples):
+            noise = partial(_sample_noise, config.seed, pair_keys, index, prior.device)
+            told = callback if index == 0 else None
+            finished = finish(_fused_luma(luma(first), luma(second), prior, config, noise, x_T, told), rule)
+            if moments is None:
+                moments = RunningMoments(finished)
+            else:
+                moments.add(finished)
+        assert moments is not None  # noqa: S101 - there is one sample at least
+        coloured = recolour(moments.mean, first, second)
+        outside = (coloured.abs() > 1 + GAMUT_TOLERANCE).any(dim=1) & (moments.mean[:, 0].abs() <= 1)
+        image = coloured if rule == "none" else coloured.clamp(-1, 1)
     # Copies made out here are ordinary tensors, without the restrictions of inference mode.
-    return FusionResult(image=image.clone(), luma=fused.clone())
+    return FusionResult(
+        image=image.clone(),
+        luma=moments.mean.clone(),
+        out_of_gamut=outside.float().mean(dim=(1, 2)).clone(),
+        std=moments.std().clone() if config.samples > 1 else None,
+    )
+
+
+def _sample_noise(
+    seed: int, keys: Sequence[bytes], index: int, device: torch.device, purpose: str, shape: Sequence[int]
+) -> Tensor:
+    """The noise of one sample: that of the first has nothing of samples in it, and stays what it is without others."""
+    return batch_noise(seed, keys, purpose if index == 0 else f"sample {index}, {purpose}", shape, device)
+
+
+def _fused_luma(
+    first: Tensor,
+    second: Tensor,
+    prior: Prior,
+    config: FusionConfig,
+    noise: Callable[[str, Sequence[int]], Tensor],
+    x_T: Tensor | None,  # noqa: N803
+    callback: Callback | None,
+) -> Tensor:
+    """The luma [B, 1, H, W] of one sample, before any output rule, from that of the sources on the prior's device."""
+    if is_baseline(config.mode):
+        return fuse_baseline(config.mode, first, second)
+    if not config.use_prior:
+        return rectify_alone(Guidance(config.rectifier(), first, second), config.steps, callback)
+    height, width = first.shape[2:]
+    first, second = extend(first, prior.multiple), extend(second, prior.multiple)
+    shape = (prior.channels, *first.shape[2:])
+    guidance = Guidance(config.rectifier(), first, second)
+    x_t = noise("x_T", shape) if x_T is None else _given_start(x_T, (height, width), (len(first), *shape), prior)
+    if config.start is not None:
+        alpha_bar = float(prior.schedule.alphas_cumprod[config.start])
+        x_t = math.sqrt(alpha_bar) * rectify_alone(guidance, 1) + math.sqrt(1 - alpha_bar) * x_t
+    x_0 = sample(
+        prior,
+        x_t,
+        respaced_timesteps(config.steps, prior.schedule.num_timesteps if config.start is None else config.start + 1),
+        guidance,
+        update=config.update,
+        eta=config.eta,
+        noise=lambda timestep: noise(f"timestep {timestep}", shape),
+        callback=callback,
+    )
+    return luma(x_0)[..., :height, :width]
 
 
 def finish(fused_luma: Tensor, rule: Output) -> Tensor:
@@ -181,8 +294,8 @@ def extend(image: Tensor, multiple: int) -> Tensor:
     return image
 
 
-def _given_start(x_T: Tensor, source: Tensor, shape: tuple[int, ...], prior: Prior) -> Tensor:  # noqa: N803
-    plain, extended = (len(source), prior.channels, *source.shape[2:]), (len(source), *shape)
+def _given_start(x_T: Tensor, size: tuple[int, int], extended: tuple[int, ...], prior: Prior) -> Tensor:  # noqa: N803
+    plain = (*extended[:2], *size)
     if tuple(x_T.shape) not in (plain, extended):
         raise ValueError(f"x_T must be {plain} or {extended}, got {tuple(x_T.shape)}")
     return extend(x_T.to(prior.device, torch.float32), prior.multiple)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -63,18 +63,39 @@ class EMState:
         return cls(ones, ones, torch.zeros_like(first).expand(-1, 2, -1, -1), scale, scale)
 
 
-class Rectifier(Protocol):
-    """A rule that moves the prior's picture towards the two sources."""
+class RectifierState(Protocol):
+    """What any rule hands from step to step: at least the weights of its two pulls, to be looked at."""
+
+    @property
+    def weight_first(self) -> Tensor:
+        """Of the pull towards the first source [B, 1, H, W]."""
+
+    @property
+    def weight_second(self) -> Tensor:
+        """Of the pull towards the second."""
+
+
+State = TypeVar("State", bound=RectifierState)
+
+
+class Rectifier(Protocol[State]):
+    """A rule that moves the prior's picture towards the two sources, with a state of its own."""
 
     @property
     def luma_range(self) -> LumaRange:
         """The luma in which the prior's picture is handed over and taken back."""
 
-    def start(self, first: Tensor, second: Tensor) -> EMState:
+    def start(self, first: Tensor, second: Tensor) -> State:
         """The state before the first step for sources [B, 1, H, W]."""
 
-    def rectify(self, luma_pred: Tensor, first: Tensor, second: Tensor, state: EMState) -> tuple[Tensor, EMState]:
-        """One EM step: luma of x0_pred [B, 1, H, W] to that of x0_rectified, with the state for the next step."""
+    def rectify(
+        self, luma_pred: Tensor, first: Tensor, second: Tensor, state: State, sigma: float = math.inf
+    ) -> tuple[Tensor, State]:
+        """One step: luma of x0_pred [B, 1, H, W] to that of x0_rectified, with the state for the next step.
+
+        ``sigma`` = sqrt((1 - alpha_bar) / alpha_bar) is the noise in which the prior saw x0_pred, infinite where no
+        prior has seen it. The paper's rule and its code do not ask for it.
+        """
 
 
 @dataclass(frozen=True)
@@ -115,7 +136,14 @@ class PaperRectifier:
         """See :class:`Rectifier`."""
         return EMState.initial(first, second)
 
-    def rectify(self, luma_pred: Tensor, first: Tensor, second: Tensor, state: EMState) -> tuple[Tensor, EMState]:
+    def rectify(
+        self,
+        luma_pred: Tensor,
+        first: Tensor,
+        second: Tensor,
+        state: EMState,
+        sigma: float = math.inf,  # noqa: ARG002
+    ) -> tuple[Tensor, EMState]:
         """See :class:`Rectifier`."""
         x, y = luma_pred - second, first - second
         weight_first = expected_weight(y - x, state.gamma)  # Eq. 16: E[1/m]
@@ -154,7 +182,14 @@ class ReleasedRectifier:
         """See :class:`Rectifier`."""
         return EMState.initial(first, second)
 
-    def rectify(self, luma_pred: Tensor, first: Tensor, second: Tensor, state: EMState) -> tuple[Tensor, EMState]:
+    def rectify(
+        self,
+        luma_pred: Tensor,
+        first: Tensor,
+        second: Tensor,
+        state: EMState,
+        sigma: float = math.inf,  # noqa: ARG002
+    ) -> tuple[Tensor, EMState]:
         """See :class:`Rectifier`."""
         x, y = luma_pred - first, second - first
         gamma, rho = state.gamma[:, None, None, None], state.rho[:, None, None, None]

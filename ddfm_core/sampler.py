@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from ddfm_core.priors import Prior
-from ddfm_core.rectify import EMState, Rectifier
+from ddfm_core.rectify import Rectifier, RectifierState
 from ddfm_core.schedule import timestep_pairs
 
 Update = Literal["ddim", "posterior"]
 
 # Called after each step with (timestep, x_t, x0_pred, x0_rectified, state); the state is None without a rectifier.
-Callback = Callable[[int, Tensor, Tensor, Tensor, EMState | None], None]
+Callback = Callable[[int, Tensor, Tensor, Tensor, RectifierState | None], None]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Guidance:
         first, second: luma of the sources [B, 1, H, W] in [-1, 1], float32.
     """
 
-    rectifier: Rectifier
+    rectifier: Rectifier[Any]
     first: Tensor
     second: Tensor
 
@@ -40,6 +40,11 @@ class StepCoefficients:
     x0: float
     x_t: float
     noise: float
+
+
+def noise_to_signal(alpha_bar: float) -> float:
+    """sigma = sqrt((1 - alpha_bar) / alpha_bar), the noise of x_t beside a picture in [-1, 1]."""
+    return math.sqrt((1 - alpha_bar) / alpha_bar)
 
 
 def step_coefficients(alpha_bar: float, alpha_bar_prev: float, update: Update, eta: float = 0.0) -> StepCoefficients:
@@ -100,7 +105,7 @@ def sample(
         if guidance and state:
             luma_range = guidance.rectifier.luma_range
             luma, state = guidance.rectifier.rectify(
-                luma_range.luma(x0_pred), guidance.first, guidance.second, state
+                luma_range.luma(x0_pred), guidance.first, guidance.second, state, noise_to_signal(alpha_bar)
             )  # Eqs. 16 to 31
             x0_rectified = luma_range.with_luma(x0_pred, luma)
 

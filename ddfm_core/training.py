@@ -26,6 +26,8 @@ SHARES_FROM: Final = 0.4
 SHARES: Final = 7
 """Timesteps at which the share is found; it is interpolated between them."""
 SHARE_PICTURES: Final = 240
+LARGEST_REDUCTION: Final = 3.0
+"""By how much a training crop is reduced at most."""
 PredictX0 = Callable[[Tensor, int], Tensor]
 """(x_t [B, C, H, W], timestep) -> x0_pred."""
 
@@ -69,24 +71,25 @@ def prediction_to_x0(v: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
 def sample_crops(pictures: Sequence[Tensor], size: int, count: int, generator: torch.Generator) -> Tensor:
     """``count`` random crops [count, C, size, size] in [-1, 1], flipped and turned at random.
 
-    A quarter of the crops of large enough pictures comes from a picture averaged down by two, so that the prior
-    knows detail at two scales.
+    Half of the crops show the picture reduced by a random factor of up to ``LARGEST_REDUCTION``, so that the prior
+    knows detail at every scale between.
 
     Args:
         pictures: uint8 tensors [C, H, W], each at least ``size`` in both directions.
     """
     crops = []
     for _ in range(count):
-        index, scale, turn, flip = torch.randint(2**31, (4,), generator=generator).tolist()
+        index, turn, flip = torch.randint(2**31, (3,), generator=generator).tolist()
+        reduce, depth = torch.rand(2, generator=generator).tolist()
         picture = pictures[index % len(pictures)]
         height, width = picture.shape[-2:]
-        halve = scale % 4 == 0 and min(height, width) >= 2 * size
-        extent = 2 * size if halve else size
+        largest = min(LARGEST_REDUCTION, height / size, width / size)
+        extent = int(size * largest**depth) if reduce < 0.5 else size
         top = int(torch.randint(height - extent + 1, (), generator=generator))
         left = int(torch.randint(width - extent + 1, (), generator=generator))
         crop = picture[:, top : top + extent, left : left + extent].float()
-        if halve:
-            crop = F.avg_pool2d(crop, 2)
+        if extent > size:
+            crop = F.interpolate(crop[None], (size, size), mode="bicubic", antialias=True)[0].clamp(0, 255)
         crop = torch.rot90(crop, turn % 4, (-2, -1))
         crops.append(crop.flip(-1) if flip % 2 else crop)
     return torch.stack(crops) / 127.5 - 1

@@ -23,6 +23,7 @@ examples:
   ddfm status fused                                      what the runs of a destination did
   ddfm verify fused --deep                               every picture against its row
   ddfm prune --config job.yaml                           pictures whose sources are gone
+  ddfm evaluate TNO --out evaluation --every 5           tables of the paper and contact sheets, for every method
 
 exit codes: 0 all good, 1 finished with rejected or failed pairs, 2 wrong usage or configuration, 3 the run failed
 """
@@ -34,9 +35,29 @@ The flow is recorded on the Prefect server at PREFECT_API_URL, or on an embedded
 --no-prefect runs the same stages without it.
 """
 
+EVALUATE_EPILOG = """\
+methods, of --methods:
+  paper                                  a mode: paper, released, mean, max, laplacian, gradient
+  paper:steps=10,tv_weight=0.1           with fields of a job file changed; its name is made of them
+  quick=paper:steps=10                   the same under a name of yours
+  table2                                 the ablations of the paper's Table 2
+By default every mode. Each method is an ordinary fusion run into OUT/SET, resumed and left alone as by `ddfm fuse`.
+
+examples:
+  ddfm evaluate /data/pairs --out evaluation
+  ddfm evaluate /data/pairs --out evaluation --sets roadscene tno --methods paper laplacian quick=paper:steps=10
+  ddfm evaluate /data/pairs --out evaluation --methods table2 --every 5 --steps 25
+  ddfm evaluate TNO --out grid --every 5 --grid steps=5,10,25,50,100 tv_weight=0.1,0.5
+  ddfm evaluate TNO --out evaluation --sheets 8 --blind              judge without knowing which method is which
+  ddfm evaluate TNO --out evaluation --methods paper --trace 07      what happens to one pair, step by step
+
+writes OUT/evaluation.parquet (a row per set, method and pair), OUT/tables.md, OUT/sheets, OUT/plots;
+docs/evaluation.md lists the layouts that are recognised and explains what the tables mean
+"""
+
 # Command line options that set a field of the job: (option, field, type, help). First those that name places:
 PLACE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
-    ("--mode", "mode", str, "paper (default) or released"),
+    ("--mode", "mode", str, "paper (default), released; or a classical rule: mean, max, laplacian, gradient"),
     ("--pairs", "pairs", str, "a CSV or Parquet table of pairs instead of FIRST and SECOND"),
     ("--archive", "archive", str, "one root of DICOM series or BIDS files instead of FIRST and SECOND"),
     ("--pairing", "pairing", str, "in an archive: dicom (default) by patient and space, bids by names"),
@@ -48,7 +69,9 @@ PLACE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
 # then those of `ddfm fuse` alone:
 FUSE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
     ("--steps", "steps", int, "diffusion steps (default 100; 25 is about four times faster)"),
+    ("--start", "start", int, "timestep at which to begin instead of pure noise, such as 300"),
     ("--seed", "seed", int, "chooses the noise, with the pair's content (default 0)"),
+    ("--samples", "samples", int, "publish the mean of so many pictures and a map of their deviation (default 1)"),
     ("--batch", "batch", int, "pairs of one size that go through the network together (default 4)"),
     ("--prior", "prior", str, "bundled (default), or a guided-diffusion .pt or .safetensors file"),
     ("--device", "device", str, "auto (default), cpu, cuda or cuda:N"),
@@ -123,6 +146,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="refuse when a larger share of the pairs would go: the archive may not be mounted (default 0.5)",
     )
 
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare methods on public data sets: tables, contact sheets, plots",
+        description="Fuse the public data sets below DATA with several methods, and compare them with each other and "
+        "with published rows.",
+        epilog=EVALUATE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_evaluation_arguments(evaluate)
+
     demo = commands.add_parser("demo", help="make a small sample archive, fuse it, show where to look")
     demo.add_argument("--out", type=Path, default=Path("ddfm-demo"), help="folder to make (default: ./ddfm-demo)")
     demo.add_argument("--steps", type=int, default=25, help="diffusion steps (default 25)")
@@ -152,6 +185,38 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for option, field, kind, text in FUSE_OPTIONS:
         parser.add_argument(option, dest=f"job_{field}", type=kind, metavar=field.upper(), help=text)
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which data, which methods, and what to make of them; the names are fields of an evaluation."""
+    parser.add_argument("data", metavar="DATA", help="folder that is a data set, or holds some")
+    parser.add_argument("--out", required=True, help="destination folder or URL, not inside DATA")
+    parser.add_argument("--sets", nargs="+", metavar="SET", help="only these data sets, such as roadscene tno")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="see below; by default every mode")
+    parser.add_argument(
+        "--grid", nargs="*", metavar="FIELD=VALUE,...", help="all combinations of values, as methods, with a plot"
+    )
+    parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="columns of the tables (default: the paper's)")
+    parser.add_argument("--every", type=int, metavar="N", help="only every N-th pair of each data set")
+    parser.add_argument("--output", choices=("clip", "stretch"), help="of pictures (default clip, also for released)")
+    parser.add_argument("--also-stretch", action="store_true", default=None, help="add a stretched twin per method")
+    parser.add_argument("--steps", type=int, help="diffusion steps, where a method does not say (default 100)")
+    parser.add_argument("--seed", type=int, help="as in `ddfm fuse`, like the four below")
+    parser.add_argument("--prior", help="bundled (default), or a file")
+    parser.add_argument("--device", help="auto (default), cpu, cuda or cuda:N")
+    parser.add_argument("--precision", help="float32 (default), bfloat16 or float16")
+    parser.add_argument("--batch", type=int, help="pairs of one size that go through the network together")
+    parser.add_argument("--sheets", type=int, metavar="N", help="contact sheets per set (default 4; with --grid 0)")
+    parser.add_argument("--blind", action="store_true", default=None, help="letters for names, key in sheets/key.json")
+    parser.add_argument("--trace", metavar="PAIR", help="show the steps of this pair, KEY or SET/KEY")
+    parser.add_argument("--wait", action="store_true", default=None, help="wait while another run works there")
+    parser.add_argument("--no-prefect", action="store_true", help="run as plain functions, without a server")
+
+
+def evaluation_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the evaluation that the command line sets."""
+    left_out = ("command", "version", "no_prefect")
+    return {name: value for name, value in vars(arguments).items() if name not in left_out and value is not None}
 
 
 def add_destination(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.arguments import build_parser, job_settings
+from flows.arguments import build_parser, evaluation_settings, job_settings
 
 if TYPE_CHECKING:
     from tasks.job import Job
@@ -109,6 +109,18 @@ def run_prune(arguments: argparse.Namespace) -> int:
     return prune_archive(job_of(arguments), arguments.yes, arguments.most_share)
 
 
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """``ddfm evaluate``."""
+    from tasks.evaluation.evaluation import make_evaluation
+
+    evaluation = make_evaluation(evaluation_settings(arguments))
+    if not arguments.no_prefect:
+        prepare_prefect()
+    from flows.evaluate_terminal import evaluate_on_terminal
+
+    return evaluate_on_terminal(evaluation, prefect=not arguments.no_prefect)
+
+
 def run_demo(arguments: argparse.Namespace) -> int:
     """``ddfm demo``."""
     if arguments.prefect:
@@ -141,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     run = {
         "fuse": run_fuse, "index": run_index, "config": run_config, "status": run_status, "verify": run_verify,
-        "prune": run_prune, "demo": run_demo,
+        "prune": run_prune, "evaluate": run_evaluate, "demo": run_demo,
     }[arguments.command]  # fmt: skip
     from tasks.codes import ConfigurationError
     from tasks.results import ReconcileError

@@ -1,4 +1,5 @@
-"""The Prefect flows: ``fuse-archive`` is the whole job, ``fuse-shard`` one shard of it on a work pool.
+"""The Prefect flows: ``fuse-archive`` is the whole job, ``fuse-shard`` one shard of it on a work pool, ``evaluate`` an
+evaluation.
 
 They run the very functions of the plain sequence. Each stage of each chunk is a task run; single pairs never are,
 and pictures pass between the stages in memory, not through Prefect. The blocking work happens in a thread, so that
@@ -25,6 +26,7 @@ from prefect.states import Completed, Failed
 
 from ddfm_core.priors import Prior
 from flows.dispatch import dispatch_shards
+from flows.evaluate import Evaluated, EvaluationWatcher, run_evaluation
 from flows.fuse_archive import PlannedRun, RunSummary, Watcher, check_inputs, finish, fuse_here, plan_runs
 from flows.fuse_shard import Stages, divide, open_prior, run_chunks, run_suspects, shard_chunks
 from flows.heartbeat import Heartbeat
@@ -32,6 +34,10 @@ from flows.places import load_places, load_secret
 from flows.stop import StopSignal, in_thread
 from tasks.chunk import Chunk, Progress, fuse_chunk, publish_chunk, read_chunk
 from tasks.codes import ConfigurationError
+from tasks.evaluation.datasets import DataSet
+from tasks.evaluation.evaluation import Evaluation
+from tasks.evaluation.methods import Method
+from tasks.evaluation.tables import tables_text
 from tasks.isolate import fuse_isolated
 from tasks.job import Job, Place
 from tasks.lock import BorrowedLock, hold
@@ -100,9 +106,24 @@ class LogWatcher:
         logger.info("run %s: %s", summary.settings.run.run_id, summary.sentence())
 
 
+@dataclass(frozen=True)
+class LogEvaluationWatcher(LogWatcher):
+    """The watcher of scheduled evaluations."""
+
+    def evaluating(self, data_set: DataSet, method: Method) -> None:
+        """Log which run comes next."""
+        logger.info("%s, %s: %d pairs", data_set.name, method.name, len(data_set.pairs))
+
+    def evaluated(self, outcome: Evaluated) -> None:
+        """Log the outcome."""
+        logger.info("%s", outcome.sentence())
+
+
 LOG_WATCHER = LogWatcher()
 watcher: ContextVar[Watcher] = ContextVar("watcher", default=LOG_WATCHER)
 """Who follows the flow in this process; the command line puts its own here."""
+evaluation_watcher: ContextVar[EvaluationWatcher] = ContextVar("evaluation_watcher", default=LogEvaluationWatcher())  # noqa: B039
+"""The same for an evaluation."""
 
 
 @flow(name="fuse-archive", persist_result=False)
@@ -205,3 +226,29 @@ def run_as_flow(job: Job, follower: Watcher) -> None:
     # FailedRun is the flow's own Failed state, whose counts the follower has; errors of ours come as themselves.
     with suppress(FailedRun):
         asyncio.run(fuse_archive(job))
+
+
+@flow(name="evaluate", persist_result=False)
+async def evaluate(evaluation: Evaluation) -> State[None]:
+    """Evaluate methods over data sets, in this process.
+
+    The state is Completed when every pair of every method has its row, with the counts in its message; Failed when a
+    larger share of the pairs of one run failed than its job allows, or by an exception. The tables are an artifact.
+    """
+    stop = StopSignal()
+    outcome = await in_thread(stop, run_evaluation, evaluation, evaluation_watcher.get(), PREFECT_STAGES, stop.check)
+    await acreate_markdown_artifact(
+        key="evaluate", markdown=tables_text(outcome.tables), description=f"{evaluation.data} in {evaluation.out}"
+    )
+    return Failed(message=outcome.sentence()) if outcome.failed else Completed(message=outcome.sentence())
+
+
+def evaluate_as_flow(evaluation: Evaluation, follower: EvaluationWatcher) -> None:
+    """Run the flow in this process, followed by ``follower``, who hears of its outcome.
+
+    Raises:
+        Exception: whatever ended the flow, as :func:`flows.evaluate.run_evaluation` raises it.
+    """
+    evaluation_watcher.set(follower)
+    with suppress(FailedRun):
+        asyncio.run(evaluate(evaluation))

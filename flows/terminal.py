@@ -104,7 +104,7 @@ class TerminalWatcher:
         what = "resuming run" if planned.resumed else "run"
         self.console.print(
             f"{what} {planned.settings.run.run_id}: {planned.pending} of {planned.pairs} pairs to do, "
-            f"mode {planned.settings.job.mode}, {planned.settings.job.steps} steps"
+            f"mode {planned.settings.job.algorithm}"
         )
         return TerminalProgress(self.console, planned.pending)
 

@@ -29,7 +29,7 @@ from tasks.private_sources import locate
 from tasks.results import commit_chunk, write_slices
 from tasks.rows import ManifestRow, ResultRow, SourceRow
 from tasks.settings import RunSettings
-from tasks.storage import ReadBudget, StorageError, write_atomic
+from tasks.storage import ReadBudget, StorageError, remove, write_atomic
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,12 @@ def _fuse(
 
 
 def _fused_pair(pair: PreparedPair, outcomes: Sequence[Fused | PairError]) -> FusedPair | RefusedPair:
-    images = []
+    slices = []
     for outcome in outcomes:
         if isinstance(outcome, PairError):
             return RefusedPair(pair.row, outcome.code, str(outcome))
-        images.append(outcome.image)
-    seconds = sum(outcome.seconds for outcome in outcomes if isinstance(outcome, Fused))
-    return FusedPair(pair, tuple(images), seconds)
+        slices.append(outcome)
+    return FusedPair(pair, tuple(slices))
 
 
 def batches_of_pairs(pairs: Sequence[PreparedPair], settings: RunSettings) -> list[list[int]]:
@@ -222,6 +221,7 @@ def _published(
         return lambda: PublishedPair(row)
     began = time.perf_counter()
     writing = [pool.submit(write_atomic, file.uri, file.content) for file in pair.files]
+    writing += [pool.submit(remove, uri) for uri in pair.obsolete]
 
     def wait() -> PublishedPair:
         for file in writing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,10 +29,19 @@ class SourcePair:
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """A fused picture float32 [C, H, W] and its share of the seconds that its batch took."""
+    """A fused picture and what became known with it.
+
+    Attributes:
+        image: float32 [C, H, W] in [-1, 1].
+        out_of_gamut: share of its pixels that chroma would have led out of the range, 0 to 1.
+        std: of several samples, the standard deviation of luma float32 [H, W], in units of [-1, 1]; else None.
+        seconds: its share of what its batch took.
+    """
 
     image: NDArray[np.float32]
-    seconds: float
+    out_of_gamut: float
+    std: NDArray[np.float32] | None = None
+    seconds: float = 0.0
 
 
 def fuse_pairs(
@@ -61,7 +70,7 @@ def fuse_pairs(
         fused = _fuse_batch([pairs[index] for index in group], prior, config, explain)
         seconds = (clock() - began) / len(group)
         for index, outcome in zip(group, fused, strict=True):
-            results[index] = outcome if isinstance(outcome, PairError) else Fused(outcome, seconds)
+            results[index] = outcome if isinstance(outcome, PairError) else replace(outcome, seconds=seconds)
         on_fused(len(group))
     return [results[index] for index in range(len(pairs))]
 
@@ -76,12 +85,14 @@ def batches_of_one_size(pairs: Sequence[SourcePair], batch: int) -> list[list[in
 
 def _fuse_batch(
     group: list[SourcePair], prior: Prior, config: FusionConfig, explain: Callable[[BaseException], str]
-) -> list[NDArray[np.float32] | PairError]:
+) -> list[Fused | PairError]:
     try:
         first = torch.from_numpy(np.stack([pair.first for pair in group]))
         second = torch.from_numpy(np.stack([pair.second for pair in group]))
         result = fuse(first, second, prior, config, keys=[pair.key for pair in group])
         images = result.image.float().cpu().numpy()
+        shares = result.out_of_gamut.tolist()
+        stds = [None] * len(group) if result.std is None else [*result.std[:, 0].float().cpu().numpy()]
     except (RuntimeError, MemoryError, ValueError) as error:
         # torch reports a full memory, a broken kernel and a bad shape alike as RuntimeError.
         if len(group) == 1:
@@ -91,6 +102,8 @@ def _fuse_batch(
             return [PairError(code, explain(error))]
         return [outcome for pair in group for outcome in _fuse_batch([pair], prior, config, explain)]
     return [
-        image if np.isfinite(image).all() else PairError(Code.FUSION_FAILED, "the result is not finite")
-        for image in images
+        Fused(image, share, std)
+        if np.isfinite(image).all()
+        else PairError(Code.FUSION_FAILED, "the result is not finite")
+        for image, share, std in zip(images, shares, stds, strict=True)
     ]

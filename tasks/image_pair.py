@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from tasks.codes import Code, PairError, Status
 from tasks.fuse import SourcePair
 from tasks.job import ImageRegistration, Job
-from tasks.measure import grey_of, measure
+from tasks.measure import GREY_LEVELS_PER_UNIT, grey_of, mean_grey_levels, measure
 from tasks.normalise import Normalisation, normalise
 from tasks.pair import EncodedPair, FusedPair, OutputFile, PreparedPair, SourceError, common_columns, fused_columns
 from tasks.publish.png import encode_png
+from tasks.publish.tiff import encode_tiff
 from tasks.read.raster import Image, read_raster
 from tasks.register.planar import RegisteredImage, register_images
 from tasks.rows import ManifestRow, ResultRow, SourceRow
@@ -108,12 +109,17 @@ def encode_images(pair: FusedPair, prepared: PreparedImages, settings: RunSettin
     Raises:
         PairError: the picture is not finite.
     """
-    (image,), (sources,) = pair.images, prepared.slices
+    (fused,), (sources,) = pair.slices, prepared.slices
+    image = fused.image
     began = time.perf_counter()
     figures = measure(image, sources.first, sources.second, prepared.registered.valid)
     measured = time.perf_counter()
     content = encode_png(image, settings.job.bit_depth)
-    uri = settings.output_uri(prepared.row.pair_key)
+    main = OutputFile(settings.output_uri(prepared.row.pair_key), content)
+    deviation_uri = settings.deviation_uri(prepared.row.pair_key)
+    extras: tuple[OutputFile, ...] = ()
+    if fused.std is not None:
+        extras = (OutputFile(deviation_uri, encode_tiff(fused.std * GREY_LEVELS_PER_UNIT)),)
     registration, matrix = prepared.registered.figures, prepared.registered.matrix
     row = ResultRow(
         **common_columns(prepared.row, settings, device),
@@ -121,8 +127,10 @@ def encode_images(pair: FusedPair, prepared: PreparedImages, settings: RunSettin
         height=image.shape[1],
         width=image.shape[2],
         status=Status.OK,
-        output_uri=uri,
-        output_sha256=hashlib.sha256(content).hexdigest(),
+        output_uri=main.uri,
+        output_sha256=_digest(content).hex(),
+        extra_uris=tuple(file.uri for file in extras) or None,
+        extra_sha256=tuple(_digest(file.content).hex() for file in extras) or None,
         **fused_columns(pair, prepared.normalisation_first, prepared.normalisation_second),
         registration_method=registration.method,
         registration_decision=registration.decision,
@@ -133,8 +141,9 @@ def encode_images(pair: FusedPair, prepared: PreparedImages, settings: RunSettin
         registration_agreement=registration.agreement_px,
         registration_transform=None if matrix is None else json.dumps(matrix.tolist()),
         valid_share=float(prepared.registered.valid.mean()),
+        std_mean=None if fused.std is None else mean_grey_levels(fused.std),
         seconds_measure=measured - began,
         seconds_publish=time.perf_counter() - measured,
         metrics=figures,
     )
-    return EncodedPair(row, (OutputFile(uri, content),))
+    return EncodedPair(row, (main, *extras), obsolete=() if extras else (deviation_uri,))

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from ddfm_core.fusion import ALGORITHM_VERSION, FusionConfig
+from ddfm_core.fusion import ALGORITHM_VERSION, FusionConfig, Mode
 from tasks.ct_windows import CT_WINDOWS
 from tasks.modality import modality_of
 from tasks.storage import OWN_FOLDER, PlaceOptions, absolute, join
@@ -75,23 +75,43 @@ class Job(BaseModel):
         description="Name of this configuration: pictures go to OUT/fused/METHOD. Default: the mode.",
     )
 
-    mode: Literal["paper", "released"] = Field(
+    mode: Mode = Field(
         "paper",
-        description="paper: the equations of DDFM (ICCV 2023). released: what its authors published as code.",
+        description="paper: the equations of DDFM (ICCV 2023). released: what its authors published as code. adaptive: "
+        "local evidence decides which source leads where. mean, max, laplacian, gradient: classical rules to compare "
+        "with, without steps, noise and prior.",
     )
     steps: int = Field(100, ge=1, le=1000, description="Diffusion steps; 25 is about four times faster than 100.")
+    start: int | None = Field(
+        None,
+        ge=0,
+        description="Timestep at which to begin, from the rectification's own picture in noise: 300 needs a third of "
+        "the steps of a thousand timesteps. Default: pure noise.",
+    )
     update: Literal["ddim", "posterior"] = Field(
         "ddim", description="ddim: deterministic at eta 0. posterior: ancestral sampling as Algorithm 1 prints it."
     )
     eta: float = Field(0.0, ge=0, le=1, description="Share of fresh noise in each ddim step.")
     tv_weight: float = Field(0.5, ge=0, description="Weight of the total variation term (psi of the paper).")
     penalty: float | None = Field(
-        None, gt=0, description="Penalty of the splitting (eta of the paper). Default: 0.1 in paper, 0.001 in released."
+        None,
+        gt=0,
+        description="Penalty of the splitting (eta of the paper). Default: paper 0.1, released 0.001, with phi 10.",
     )
+    phi: float | None = Field(
+        None, ge=0, description="In paper: a fixed balance of the sources (Eq. 9) by ADMM. Default: the EM infers it."
+    )
+    use_prior: bool = Field(True, description="false: the rectification alone, without diffusion and prior.")
     output: Literal["clip", "stretch", "none"] | None = Field(
         None, description="clip to the valid range, or stretch each picture to it. Default: clip, released: stretch."
     )
     seed: int = Field(0, ge=0, description="With the content of the pair it chooses the noise.")
+    samples: int = Field(
+        1,
+        ge=1,
+        description="Pictures drawn of each pair. Of several the result is the mean, with a map of their standard "
+        "deviation beside it; the work is that of so many fusions.",
+    )
     prior: str = Field("bundled", description="`bundled`, or a file: guided-diffusion .pt, or .safetensors.")
 
     bit_depth: Literal[8, 16] = Field(8, description="Bits per channel of the fused PNG.")
@@ -235,6 +255,23 @@ class Job(BaseModel):
         return self.method or self.mode
 
     @property
+    def algorithm(self) -> str:
+        """What is done to a pair, in words."""
+        config = self.fusion_config()
+        if config.of_baseline:
+            return self.mode
+        parts = [self.mode, f"{self.steps} steps"]
+        if self.start is not None:
+            parts.append(f"from timestep {self.start}")
+        if self.samples > 1:
+            parts.append(f"{self.samples} samples")
+        if self.phi is not None:
+            parts.append(f"phi {self.phi:g}")
+        if not self.use_prior:
+            parts.append("no prior")
+        return ", ".join(parts)
+
+    @property
     def of_volumes(self) -> bool:
         """Whether the sources are medical volumes; known once :func:`tasks.source_kind.settle_kind` was asked."""
         return self.kind == "volumes"
@@ -294,12 +331,16 @@ class Job(BaseModel):
         return FusionConfig(
             mode=self.mode,
             steps=self.steps,
+            start=self.start,
             update=self.update,
             eta=self.eta,
             tv_weight=self.tv_weight,
             penalty=self.penalty,
+            phi=self.phi,
+            use_prior=self.use_prior,
             output=self.output,
             seed=self.seed,
+            samples=self.samples,
         )
 
     def core_config(self) -> FusionConfig:
@@ -310,9 +351,9 @@ class Job(BaseModel):
         """16 hexadecimal digits that change exactly when the pictures of a pair may change."""
         pixels = self.model_dump(
             mode="json",
-            include={"mode", "steps", "update", "eta", "tv_weight", "penalty", "output", "seed", "bit_depth",
-                     "first_range", "second_range", "max_pixels", "precision"},
-            exclude={"bit_depth", "max_pixels"} if self.of_volumes else None,
+            include={"mode", "steps", "start", "update", "eta", "tv_weight", "penalty", "phi", "use_prior", "output",
+                     "seed", "samples", "bit_depth", "first_range", "second_range", "max_pixels", "precision"},
+            exclude=self._settings_without_effect(),
         )  # fmt: skip
         pixels["register_method"] = self.registration
         if self.registration == "homography":
@@ -320,8 +361,20 @@ class Job(BaseModel):
         if self.of_volumes:
             pixels["modalities"] = [modality_of(self.modality_first), modality_of(self.modality_second)]
             pixels["volumes"] = self.volumes.pixels()
-        pixels |= {"prior_sha256": prior_sha256, "algorithm_version": ALGORITHM_VERSION}
+        prior = prior_sha256 if self.fusion_config().draws else None
+        pixels |= {"prior_sha256": prior, "algorithm_version": ALGORITHM_VERSION}
         return hashlib.sha256(json.dumps(pixels, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _settings_without_effect(self) -> set[str]:
+        """Of those that change pixels, the ones that this kind of source or this method has no use for."""
+        config = self.fusion_config()
+        unused = {"bit_depth", "max_pixels"} if self.of_volumes else set()
+        if not config.draws:
+            # The registration of volumes draws by the seed as well.
+            unused |= {"update", "eta", "precision", "start"} | (set() if self.of_volumes else {"seed"})
+        if config.of_baseline:
+            unused |= {"steps", "tv_weight", "penalty", "phi", "use_prior", "samples"}
+        return unused
 
 
 def _lies_inside(place: str, folder: str) -> bool:

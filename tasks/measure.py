@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 import torch
@@ -12,6 +13,14 @@ from ddfm_core.colour import luma
 from ddfm_core.fusion import SMALLEST_SIDE
 from ddfm_core.metrics import METRIC_NAMES, evaluator_grey, fusion_metrics
 from tasks.publish.png import to_grey_levels
+
+GREY_LEVELS_PER_UNIT: Final = 127.5
+"""Grey levels of 255 per unit of values in [-1, 1]."""
+
+
+def mean_grey_levels(deviation: NDArray[np.float32]) -> float:
+    """The mean of a map of differences in units of [-1, 1], as grey levels of 255."""
+    return float(deviation.mean(dtype=np.float64)) * GREY_LEVELS_PER_UNIT
 
 
 def grey_of(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,6 +18,11 @@ DICOM_SUFFIX: Final = ".dicom"
 PNG_SUFFIX: Final = ".slices"
 FOLDER_SUFFIXES: Final = (DICOM_SUFFIX, PNG_SUFFIX)
 """Of the folders that may lie beside a fused volume."""
+PICTURE_SUFFIX: Final = ".png"
+PICTURE_DEVIATION_SUFFIX: Final = ".std.tiff"
+VOLUME_DEVIATION_SUFFIX: Final = ".std.nii"
+"""Of the map of deviation beside a picture or a volume. No result ends like this, so none of another pair can have its
+name, whatever that pair's key is."""
 
 
 def output_folder(dest: str, method: str) -> str:
@@ -42,7 +47,7 @@ class NamedOutput:
     """A file or folder that a row names: its path below :func:`output_folder`, and its hash.
 
     Attributes:
-        files: of a folder, one per slice; None for a file.
+        files: of a folder, one per slice; None for a file, which a map of deviation is as well.
     """
 
     pair_key: str
@@ -60,7 +65,8 @@ def named_outputs(rows: pa.Table, dest: str, method: str) -> Iterator[NamedOutpu
             row["pair_key"], output_relative(dest, method, row["output_uri"]), row["output_sha256"], files=None
         )
         for uri, sha256 in zip(row["extra_uris"] or (), row["extra_sha256"] or (), strict=True):
-            yield NamedOutput(row["pair_key"], output_relative(dest, method, uri), sha256, row["n_slices"])
+            files = row["n_slices"] if uri.endswith(FOLDER_SUFFIXES) else None
+            yield NamedOutput(row["pair_key"], output_relative(dest, method, uri), sha256, files)
 
 
 def output_sha256(uri: str) -> str:
@@ -113,11 +119,14 @@ def remove_others(folders: Iterable[str], kept: Set[str]) -> None:
 
 
 def remove_outputs(uri: str) -> None:
-    """Remove a picture, or a volume with the folders beside it; no error when there are none.
+    """Remove a picture or a volume with what lies beside it; no error when there is nothing.
 
     Raises:
         StorageError: one cannot be removed.
     """
     if uri.endswith(VOLUME_SUFFIX):
         remove_others((uri.removesuffix(VOLUME_SUFFIX) + suffix for suffix in FOLDER_SUFFIXES), frozenset())
+        remove(uri.removesuffix(VOLUME_SUFFIX) + VOLUME_DEVIATION_SUFFIX)
+    else:
+        remove(uri.removesuffix(PICTURE_SUFFIX) + PICTURE_DEVIATION_SUFFIX)
     remove(uri)

@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ddfm_core.fusion import ALGORITHM_VERSION
 from tasks.codes import Code, PairError
-from tasks.fuse import SourcePair
+from tasks.fuse import Fused, SourcePair
 from tasks.privacy import described
 from tasks.rows import ManifestRow, ResultRow, SliceRow
 from tasks.settings import RunSettings, package_version
@@ -51,13 +50,16 @@ class FusedPair:
     """A pair that left the core.
 
     Attributes:
-        images: the fused ``slices`` of the pair.
-        seconds: that they took.
+        slices: the fused ``slices`` of the prepared one.
     """
 
     prepared: PreparedPair
-    images: tuple[NDArray[np.float32], ...]
-    seconds: float
+    slices: tuple[Fused, ...]
+
+    @property
+    def seconds(self) -> float:
+        """That they took in the core."""
+        return sum(one.seconds for one in self.slices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +76,14 @@ class EncodedPair:
 
     Attributes:
         folders: places of the pair that shall hold nothing but ``files`` then.
+        obsolete: files that an earlier result of the pair may have left, and that shall be gone then.
     """
 
     row: ResultRow
     files: tuple[OutputFile, ...]
     slices: tuple[SliceRow, ...] = ()
     folders: tuple[str, ...] = ()
+    obsolete: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ class Line(Protocol):
 
 
 def fused_columns(pair: FusedPair, first: Line, second: Line) -> dict[str, Any]:
-    """What the row of every fused pair has: how its sources were normalised, and what the stages took."""
+    """What the row of every fused pair has: how its sources were normalised, its colours, and what the stages took."""
     return {
         "normalisation_first_rule": first.rule,
         "normalisation_first_lo": first.lo,
@@ -148,6 +152,7 @@ def fused_columns(pair: FusedPair, first: Line, second: Line) -> dict[str, Any]:
         "seconds_read": pair.prepared.seconds_read,
         "seconds_register": pair.prepared.seconds_register,
         "seconds_normalise": pair.prepared.seconds_normalise,
+        "out_of_gamut": float(np.mean([one.out_of_gamut for one in pair.slices])),
         "seconds_fuse": pair.seconds,
     }
 
@@ -172,6 +177,7 @@ def common_columns(row: ManifestRow, settings: RunSettings, device: str) -> dict
         "lock_token": settings.token,
         "seed": job.seed,
         "steps": job.steps,
+        "samples": job.samples,
         "mode": job.mode,
         "prior_sha256": settings.prior_sha256,
         "config_hash": settings.config_hash,

@@ -108,6 +108,9 @@ class ResultRow:
         affine: of a fused volume, 16 numbers row by row, from voxel indices to RAS+ millimetres.
         flags: what is worth knowing of the sources of a volume, each with its side.
         passthrough_slices: slices that were empty in both sources and copied.
+        out_of_gamut: share of the pixels that chroma would have led out of the range, 0 for grey pairs.
+        std_mean: of several samples, the mean of the deviation map in grey levels (0 to 255).
+        samples: pictures drawn of the pair, of which the result is the mean.
         z_consistency: mean difference between neighbouring slices over the same of the sources' mean.
         finished_at: with its time zone.
         metrics: all of ``METRIC_NAMES`` for a row that is ok, else none; of a volume their mean over fused slices.
@@ -177,8 +180,11 @@ class ResultRow:
     z_consistency: float | None = None
     valid_share: float | None = None
     noise: str | None = None
+    out_of_gamut: float | None = None
+    std_mean: float | None = None
     seed: int
     steps: Int32
+    samples: Int32
     mode: str
     prior_sha256: str
     config_hash: str

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ddfm_core.metrics import METRIC_NAMES
 from tasks.rows import ManifestRow, ResultRow, SliceRow, SourceRow
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 _ARROW_TYPES: Final[Mapping[Any, pa.DataType]] = {
     str: pa.string(),

@@ -12,7 +12,13 @@ from ddfm_core.fusion import ALGORITHM_VERSION
 from tasks.codes import ConfigurationError
 from tasks.job import Job
 from tasks.job_file import make_job
-from tasks.outputs import VOLUME_SUFFIX, output_folder
+from tasks.outputs import (
+    PICTURE_DEVIATION_SUFFIX,
+    PICTURE_SUFFIX,
+    VOLUME_DEVIATION_SUFFIX,
+    VOLUME_SUFFIX,
+    output_folder,
+)
 from tasks.run_folder import RunFolder
 from tasks.storage import join, read_needed, write_atomic
 
@@ -42,7 +48,11 @@ class RunSettings:
 
     def output_uri(self, pair_key: str) -> str:
         """Where the fused picture or volume of a pair lies."""
-        return self.beside(pair_key, VOLUME_SUFFIX if self.job.of_volumes else ".png")
+        return self.beside(pair_key, VOLUME_SUFFIX if self.job.of_volumes else PICTURE_SUFFIX)
+
+    def deviation_uri(self, pair_key: str) -> str:
+        """Where the map of deviation of a pair lies, when several samples are drawn."""
+        return self.beside(pair_key, VOLUME_DEVIATION_SUFFIX if self.job.of_volumes else PICTURE_DEVIATION_SUFFIX)
 
     def beside(self, pair_key: str, suffix: str) -> str:
         """A file or folder of a pair."""

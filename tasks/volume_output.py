@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from ddfm_core.metrics import METRIC_NAMES
 from tasks.codes import Code, PairError, Status
-from tasks.measure import measure
+from tasks.fuse import Fused
+from tasks.measure import mean_grey_levels, measure
 from tasks.modality import NM, PT
 from tasks.normalise_volume import denormalise_volume
 from tasks.outputs import DICOM_SUFFIX, FOLDER_SUFFIXES, PNG_SUFFIX, folder_sha256
@@ -36,7 +38,7 @@ def encode_volumes(pair: FusedPair, prepared: PreparedVolumes, settings: RunSett
         PairError: a slice is missing or not finite.
     """
     began = time.perf_counter()
-    fused = _restack(pair.images, prepared, settings)
+    fused, gain = _restack(pair.slices, prepared, settings)
     slices = tuple(_measured(fused, prepared, settings))
     measured = time.perf_counter()
     voxels = prepared.slicing.join(denormalise_volume(fused, prepared.fixed_normalisation))
@@ -47,6 +49,10 @@ def encode_volumes(pair: FusedPair, prepared: PreparedVolumes, settings: RunSett
     content = encode_nifti(stored, affine, in_scanner_space=fixed.in_scanner_space)
     main = OutputFile(settings.output_uri(key), content)
     extras: dict[str, list[OutputFile]] = {}
+    deviation = _deviation(pair.slices, prepared, gain)
+    deviation_uri = settings.deviation_uri(key)
+    if deviation is not None:
+        extras[deviation_uri] = [OutputFile(deviation_uri, _deviation_file(deviation, prepared))]
     wanted = settings.job.volumes.also_write
     if "dicom" in wanted:
         uri = settings.beside(key, DICOM_SUFFIX)
@@ -66,7 +72,7 @@ def encode_volumes(pair: FusedPair, prepared: PreparedVolumes, settings: RunSett
         output_uri=main.uri,
         output_sha256=hashlib.sha256(content).hexdigest(),
         extra_uris=tuple(extras) or None,
-        extra_sha256=tuple(_digest(files) for files in extras.values()) or None,
+        extra_sha256=tuple(_digest(uri, files) for uri, files in extras.items()) or None,
         **fused_columns(pair, prepared.normalisation_first, prepared.normalisation_second),
         **_registration(prepared),
         fixed=prepared.fixed,
@@ -86,36 +92,62 @@ def encode_volumes(pair: FusedPair, prepared: PreparedVolumes, settings: RunSett
         z_consistency=_z_consistency(fused, prepared),
         valid_share=float(np.mean([one.valid_share for one in slices])),
         noise=settings.job.volumes.noise,
+        std_mean=None if deviation is None else mean_grey_levels(deviation[prepared.fused]),
         seconds_measure=measured - began,
         seconds_publish=time.perf_counter() - measured,
         metrics=_means(slices),
     )
     folders = tuple(settings.beside(key, suffix) for suffix in FOLDER_SUFFIXES)
-    return EncodedPair(row, (main, *(file for files in extras.values() for file in files)), slices, folders)
+    files = (main, *(file for files in extras.values() for file in files))
+    return EncodedPair(row, files, slices, folders, obsolete=() if deviation is not None else (deviation_uri,))
 
 
 def _restack(
-    images: Sequence[NDArray[np.float32]], prepared: PreparedVolumes, settings: RunSettings
-) -> NDArray[np.float32]:
-    """All slices [n, H, W] in [-1, 1]: fused ones by the job's output rule, empty ones as the fixed source is."""
+    slices: Sequence[Fused], prepared: PreparedVolumes, settings: RunSettings
+) -> tuple[NDArray[np.float32], float]:
+    """All slices [n, H, W] in [-1, 1]: fused ones by the job's output rule, empty ones as the fixed source is.
+
+    With them, how much that rule enlarged differences.
+    """
     wanted = np.flatnonzero(prepared.fused)
-    if len(images) != len(wanted):
-        raise PairError(Code.RESTACK_INCOMPLETE, f"{len(images)} of {len(wanted)} fused slices")
+    if len(slices) != len(wanted):
+        raise PairError(Code.RESTACK_INCOMPLETE, f"{len(slices)} of {len(wanted)} fused slices")
     fused = np.array(prepared.fixed_slices, np.float32, order="C")
-    for place, image in zip(wanted, images, strict=True):
-        fused[place] = image[0]
+    for place, one in zip(wanted, slices, strict=True):
+        fused[place] = one.image[0]
     fused[~prepared.fixed_valid] = -1
     if not np.isfinite(fused).all():
         raise PairError(Code.FUSION_FAILED, "the fused volume is not finite")
     rule = settings.job.fusion_config().output_rule()
+    gain = 1.0
     if rule == "stretch":
         # Over the volume: stretched one by one, neighbouring slices would flicker.
         low, high = fused[wanted].min(), fused[wanted].max()
         if high > low:
+            gain = float(2 / (high - low))
             fused[wanted] = 2 * (fused[wanted] - low) / (high - low) - 1
     if rule != "none":
         np.clip(fused, -1, 1, out=fused)
-    return fused
+    return fused, gain
+
+
+def _deviation(slices: Sequence[Fused], prepared: PreparedVolumes, gain: float) -> NDArray[np.float32] | None:
+    """Of several samples, their standard deviation [n, H, W] in units of [-1, 1]; 0 where nothing was fused."""
+    stds = [one.std for one in slices if one.std is not None]
+    if not stds:
+        return None
+    deviation = np.zeros(prepared.first.shape, np.float32)
+    deviation[prepared.fused] = gain * np.stack(stds)
+    deviation[~prepared.fixed_valid] = 0
+    return deviation
+
+
+def _deviation_file(deviation: NDArray[np.float32], prepared: PreparedVolumes) -> bytes:
+    """On the grid and in the unit of the fused volume, as NIfTI without compression, which does little for noise."""
+    fixed, line = prepared.fixed_volume, prepared.fixed_normalisation
+    voxels = prepared.slicing.join(deviation * np.float32(abs(line.hi - line.lo) / 2))
+    stored, affine = column_row_slice(voxels, fixed.affine) if fixed.dicom else (voxels, fixed.affine)
+    return gzip.decompress(encode_nifti(stored, affine, in_scanner_space=fixed.in_scanner_space))
 
 
 def _measured(fused: NDArray[np.float32], prepared: PreparedVolumes, settings: RunSettings) -> Iterator[SliceRow]:
@@ -166,7 +198,7 @@ def _series(
     facts = DerivationFacts(
         # Other sources give other objects: an archive ignores new pixels under a known identifier.
         key=f"{prepared.row.pair_key} {settings.config_hash} {prepared.content_sha256.hex()}",
-        method=f"{job.mode}, {job.steps} steps",
+        method=job.algorithm,
         versions=f"ddfm-pipeline {package_version()}, prior {settings.prior_sha256[:12]}",
         seed=job.seed,
         fixed_modality=fixed.modality,
@@ -206,7 +238,10 @@ def _pictures(
             yield coloured(picture[None], uptake[None], palette)
 
 
-def _digest(files: Sequence[OutputFile]) -> str:
+def _digest(uri: str, files: Sequence[OutputFile]) -> str:
+    """As :func:`tasks.outputs.output_sha256` will find it: of a folder by its files, of a file by its bytes."""
+    if not uri.endswith(FOLDER_SUFFIXES):
+        return hashlib.sha256(files[0].content).hexdigest()
     return folder_sha256((file.uri.rpartition("/")[2], hashlib.sha256(file.content).hexdigest()) for file in files)
 
 

@@ -115,6 +115,7 @@ def result(run: RunFolder, row: ManifestRow, **changes: Any) -> ResultRow:
         lock_token=1,
         seed=2**40,
         steps=100,
+        samples=1,
         mode="paper",
         prior_sha256="0" * 64,
         config_hash="h",

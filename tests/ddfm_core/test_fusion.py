@@ -1,7 +1,9 @@
 """`fuse()`: shapes, sizes, colour, keys, batches and what it refuses."""
 
 import math
-from typing import Any
+import re
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,14 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import ddfm_core
+from ddfm_core.ablations import FixedBalanceRectifier, rectify_alone
+from ddfm_core.baselines import Baseline, fuse_baseline
 from ddfm_core.colour import luma, to_ycbcr
 from ddfm_core.denoiser import Denoiser, DenoiserConfig
 from ddfm_core.fusion import FusionConfig, Mode, Output, extend, finish, fuse
 from ddfm_core.priors import CallablePrior, DenoiserPrior
-from ddfm_core.rectify import EMState, PaperRectifier, ReleasedRectifier
+from ddfm_core.rectify import PaperRectifier, RectifierState, ReleasedRectifier
+from ddfm_core.sampler import Guidance
 from ddfm_core.schedule import linear_schedule
 
-MODES: list[Mode] = ["paper", "released"]
+MODES: list[Mode] = ["adaptive", "paper", "released"]
 FAST = FusionConfig(steps=4)
 SCHEDULE = linear_schedule()
 
@@ -184,11 +189,16 @@ def test_chroma_of_the_coloured_source() -> None:
         torch.testing.assert_close(to_ycbcr(result.image)[:, 1:], to_ycbcr(chroma)[:, 1:], rtol=0, atol=1e-6)
 
 
-def test_strong_colour_is_clipped() -> None:
-    first, red = torch.full((1, 1, 16, 16), 0.9), torch.full((1, 3, 16, 16), -1.0)
-    red[:, 0] = 1
-    image = fuse(first, red, smoothing_prior(), FAST).image
-    assert image.abs().max() == 1
+def test_strong_colour_is_clipped_and_its_share_told() -> None:
+    first, half_red = torch.full((2, 1, 16, 16), 0.9), torch.full((2, 3, 16, 16), -1.0)
+    half_red[0, 0, :4] = 1
+    result = fuse(first, half_red, smoothing_prior(), FusionConfig(mode="max"))
+    assert result.image.abs().max() == 1
+    # The other pair is grey, and grey never leaves the range; what is clipped there by the output rule is not colour.
+    assert result.out_of_gamut.tolist() == [0.25, 0]
+    raw = fuse(first, half_red, smoothing_prior(), FusionConfig(mode="max", output="none"))
+    assert raw.image.max() > 1
+    assert raw.out_of_gamut.tolist() == [0.25, 0]
 
 
 # The output rules
@@ -208,7 +218,7 @@ def test_output_rules(mode: Mode) -> None:
         assert (stretched.luma[b].min().item(), stretched.luma[b].max().item()) == pytest.approx((-1, 1))
     assert torch.equal(clipped.luma, raw.luma.clamp(-1, 1))
     default = fuse(first, second, smoothing_prior(), FusionConfig(mode=mode, steps=4))
-    assert torch.equal(default.image, (clipped if mode == "paper" else stretched).image)
+    assert torch.equal(default.image, (stretched if mode == "released" else clipped).image)
 
 
 def test_finish() -> None:
@@ -225,6 +235,106 @@ def test_no_output_rule_leaves_values_outside() -> None:
     result = fuse(first.sign(), second.sign(), smoothing_prior(), config)
     assert result.luma.abs().max() > 1
     assert torch.equal(result.image, result.luma)
+
+
+# Without noise: baselines and the rectification alone
+
+
+def untouchable_prior() -> CallablePrior:
+    """A prior that must not be asked, with a schedule shorter than the steps and a multiple that would show."""
+
+    def predict(x_t: Tensor, timestep: int) -> Tensor:
+        raise AssertionError("the prior was asked")
+
+    return CallablePrior(predict, linear_schedule(21), 1, multiple=64)
+
+
+@pytest.mark.parametrize("mode", get_args(Baseline))
+def test_baselines_are_served_without_the_prior(mode: Mode) -> None:
+    first, second = random(2, 1, 20, 17, seed=1), random(2, 3, 20, 17, seed=2, span=0.3)
+    result = fuse(first, second, untouchable_prior(), FusionConfig(mode=mode))
+    assert torch.equal(result.luma, fuse_baseline(mode, first, luma(second)).clamp(-1, 1))  # type: ignore[arg-type]
+    assert result.std is None
+    others = FusionConfig(mode=mode, steps=3, seed=9, eta=1, tv_weight=0)
+    assert torch.equal(fuse(first, second, untouchable_prior(), others).image, result.image)
+    stretched = fuse(first, second, untouchable_prior(), FusionConfig(mode=mode, output="stretch")).luma
+    assert (stretched.min().item(), stretched.max().item()) == pytest.approx((-1, 1))
+
+
+@pytest.mark.parametrize(
+    "config", [FusionConfig(steps=25), FusionConfig(steps=25, phi=1.0), FusionConfig(mode="released", steps=25)]
+)
+def test_without_a_prior_the_rectification_works_alone(config: FusionConfig) -> None:
+    first, second = random(2, 1, 20, 17, seed=1), random(2, 1, 20, 17, seed=2)
+    alone = replace(config, use_prior=False, output="clip")
+    result = fuse(first, second, untouchable_prior(), alone)
+    wanted = rectify_alone(Guidance(alone.rectifier(), first, second), 25).clamp(-1, 1)
+    assert torch.equal(result.luma, wanted)
+    assert torch.equal(fuse(first, second, untouchable_prior(), replace(alone, seed=5)).luma, wanted)
+
+
+def test_a_fixed_balance_changes_the_rule_of_mode_paper() -> None:
+    first, second = random(1, 1, 20, 20, seed=1), random(1, 1, 20, 20, seed=2)
+    prior = smoothing_prior()
+    near = fuse(first, second, prior, FusionConfig(steps=3, phi=0.1, tv_weight=0)).luma
+    torch.testing.assert_close(near, first, rtol=0, atol=0.05)
+    far = fuse(first, second, prior, FusionConfig(steps=3, phi=10.0, tv_weight=0)).luma
+    torch.testing.assert_close(far, second, rtol=0, atol=0.05)
+    assert FusionConfig(phi=2.0).rectifier() == FixedBalanceRectifier(2.0, penalty=10.0, tv_weight=0.5)
+    assert FusionConfig(phi=2.0, penalty=3.0).rectifier() == FixedBalanceRectifier(2.0, penalty=3.0, tv_weight=0.5)
+
+
+# Several samples
+
+
+def test_one_sample_is_the_first_of_many_and_their_mean_and_deviation_are_given() -> None:
+    first, second = random(2, 1, 16, 20, seed=1), random(2, 1, 16, 20, seed=2)
+    prior, keys = smoothing_prior(), [b"a", b"b"]
+    config = FusionConfig(steps=3, eta=1.0, output="stretch")
+    means = {n: fuse(first, second, prior, replace(config, samples=n), keys) for n in (1, 2, 3)}
+    plain = fuse(first, second, prior, config, keys)
+    assert torch.equal(means[1].image, plain.image)
+    assert means[1].std is None
+    # From the running means: n mean_n - (n - 1) mean_(n - 1) is the n-th picture.
+    drawn = [plain.luma, 2 * means[2].luma - plain.luma, 3 * means[3].luma - 2 * means[2].luma]
+    for one in drawn:
+        assert (one.amin().item(), one.amax().item()) == pytest.approx((-1, 1), abs=1e-5)
+    assert (drawn[1] - drawn[0]).abs().mean() > 0.01
+    assert (drawn[2] - drawn[1]).abs().mean() > 0.01
+    std = means[3].std
+    assert std is not None
+    torch.testing.assert_close(std, torch.stack(drawn).std(dim=0), rtol=0, atol=1e-5)
+    assert torch.equal(means[3].image, means[3].luma)
+
+
+def test_samples_of_a_pair_do_not_depend_on_its_batch() -> None:
+    first, second = random(3, 1, 16, 16, seed=1), random(3, 1, 16, 16, seed=2)
+    config = FusionConfig(steps=3, samples=3)
+    batch = fuse(first, second, smoothing_prior(), config)
+    alone = fuse(first[1:2], second[1:2], smoothing_prior(), config)
+    torch.testing.assert_close(batch.luma[1:2], alone.luma, rtol=0, atol=1e-5)
+    assert batch.std is not None
+    assert alone.std is not None
+    torch.testing.assert_close(batch.std[1:2], alone.std, rtol=0, atol=1e-5)
+
+
+def test_samples_differ_where_the_sources_do() -> None:
+    first = random(1, 1, 32, 32, seed=1, span=0.5)
+    second = first.clone()
+    second[..., 16:] = -second[..., 16:]
+    std = fuse(first, second, smoothing_prior(), FusionConfig(steps=6, samples=5)).std
+    assert std is not None
+    assert std[..., 18:30].mean() > 3 * std[..., 2:14].mean()
+
+
+def test_a_callback_sees_one_sample_and_a_given_start_allows_one() -> None:
+    first, second = random(1, 1, 16, 16, seed=1), random(1, 1, 16, 16, seed=2)
+    seen: list[int] = []
+    config = FusionConfig(steps=2, samples=3)
+    fuse(first, second, smoothing_prior(), config, callback=lambda timestep, *_: seen.append(timestep))
+    assert seen == [999, 0]
+    with pytest.raises(ValueError, match="samples is 3, but with a given x_T"):
+        fuse(first, second, smoothing_prior(), config, x_T=random(1, 1, 16, 16))
 
 
 # What it is given and what it gives back
@@ -251,7 +361,7 @@ def test_callback_and_configuration_reach_the_loop() -> None:
     first, second = random(1, 1, 20, 20, seed=1), random(1, 1, 20, 20, seed=2)
     seen: list[tuple[int, tuple[int, ...]]] = []
 
-    def look(timestep: int, x_t: Tensor, x0_pred: Tensor, x0_rectified: Tensor, state: EMState | None) -> None:
+    def look(timestep: int, x_t: Tensor, x0_pred: Tensor, x0_rectified: Tensor, state: RectifierState | None) -> None:
         assert state is not None
         seen.append((timestep, tuple(x_t.shape)))
 
@@ -300,13 +410,29 @@ def test_more_steps_than_timesteps_are_refused() -> None:
     [
         ("mode", "printed"), ("mode", None), ("steps", 0), ("steps", 2.5), ("steps", True), ("update", "ddpm"),
         ("eta", -0.1), ("eta", 1.1), ("eta", math.nan), ("eta", "0"), ("tv_weight", -1), ("tv_weight", math.inf),
-        ("penalty", -0.1), ("penalty", "0.1"), ("output", "minmax"), ("seed", 1.0), ("seed", None),
+        ("penalty", -0.1), ("penalty", "0.1"), ("output", "minmax"), ("seed", 1.0), ("seed", None), ("samples", 0),
+        ("samples", 1.5), ("phi", -1), ("phi", "1"), ("use_prior", 0), ("use_prior", None),
     ],
 )  # fmt: skip
 def test_configuration_names_what_is_wrong(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{field} is {value!r}; it must be ") as caught:
         FusionConfig(**{field: value})
     assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "mean", "samples": 2}, "samples is 2; it must be 1 with mode 'mean', which draws nothing"),
+        ({"use_prior": False, "samples": 2}, "samples is 2; it must be 1 with use_prior False, which draws nothing"),
+        ({"mode": "max", "use_prior": False}, "use_prior is False; it must be True in mode 'max'"),
+        ({"mode": "released", "phi": 1.0}, "phi is 1.0; it must be None in mode 'released'; it belongs to 'paper'"),
+        ({"phi": 1.0, "penalty": 0.0}, "penalty is 0.0; it must be above 0 with phi"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        FusionConfig(**settings)
 
 
 def test_eta_belongs_to_ddim() -> None:
@@ -332,3 +458,40 @@ def test_the_package_exports_its_names() -> None:
         assert getattr(ddfm_core, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'fusion_of'"):
         _ = ddfm_core.fusion_of
+
+
+def test_a_start_between_begins_there_with_the_rules_own_picture_in_noise():
+    first, second = (torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1 for seed in (1, 2))
+    seen: list[tuple[int, torch.Tensor]] = []
+
+    def look(timestep, x_t, *_):
+        seen.append((timestep, x_t))
+
+    prior = smoothing_prior()
+    config = FusionConfig(mode="adaptive", steps=4, start=300)
+    result = fuse(first, second, prior, config, callback=look)
+    assert [timestep for timestep, _ in seen] == [300, 200, 100, 0]
+    own = fuse(first, second, prior, FusionConfig(mode="adaptive", steps=1, use_prior=False)).luma
+    alpha_bar = float(prior.schedule.alphas_cumprod[300])
+    noise = (seen[0][1] - alpha_bar**0.5 * own) / (1 - alpha_bar) ** 0.5
+    assert float(noise.mean()) == pytest.approx(0, abs=0.1)
+    assert float(noise.std()) == pytest.approx(1, abs=0.1)
+    assert result.image.shape == first.shape
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 10, "start": 8}, "start is 8; it must be None or an integer of steps - 1 = 9 or more"),
+        ({"mode": "mean", "start": 300}, "start is 300; it must be None with mode 'mean'"),
+        ({"use_prior": False, "start": 300}, "start is 300; it must be None with use_prior False"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FusionConfig(**({"steps": 10} | settings))
+
+
+def test_a_start_beyond_the_schedule_is_refused():
+    with pytest.raises(ValueError, match="start is 5000"):
+        fuse(torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16), smoothing_prior(), FusionConfig(steps=3, start=5000))

@@ -143,7 +143,14 @@ class FixedWeights:
     def start(self, first: Tensor, second: Tensor) -> EMState:
         return EMState.initial(first, second)
 
-    def rectify(self, luma_pred: Tensor, first: Tensor, second: Tensor, state: EMState) -> tuple[Tensor, EMState]:
+    def rectify(
+        self,
+        luma_pred: Tensor,
+        first: Tensor,
+        second: Tensor,
+        state: EMState,
+        sigma: float = math.inf,  # noqa: ARG002
+    ) -> tuple[Tensor, EMState]:
         total = self.m + self.n + self.p
         return (self.m * first + self.n * second + self.p * luma_pred) / total, state
 

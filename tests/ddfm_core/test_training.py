@@ -79,8 +79,11 @@ def test_progress_is_the_share_of_the_time_budget():
 def test_crops_come_from_the_pictures_in_range():
     crops = sample_crops(stripes(), 16, 40, torch.Generator().manual_seed(1))
     assert crops.shape == (40, 1, 16, 16)
-    levels = (crops * 127.5 + 127.5).round().unique().tolist()
-    assert set(levels) <= {20, 120, 220}  # 120 where two stripes were averaged
+    levels = (crops * 127.5 + 127.5).round()
+    assert levels.min() >= 0
+    assert levels.max() <= 255
+    as_they_are = ((levels == 20) | (levels == 220)).all(dim=(1, 2, 3))
+    assert 0 < as_they_are.sum() < 40  # the others are reduced, which makes levels in between
     assert any(torch.equal(crop[:, :, :1].expand_as(crop), crop) for crop in crops)  # not turned
     assert any(torch.equal(crop[:, :1].expand_as(crop), crop) for crop in crops)  # turned by 90 degrees
 

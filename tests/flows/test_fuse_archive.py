@@ -65,6 +65,25 @@ def test_the_rows_can_be_recomputed_from_the_files(tmp_path):
     assert row["MSE"] == pytest.approx((((fused - first) ** 2).mean() + ((fused - second) ** 2).mean()) / 2)
 
 
+def test_a_baseline_runs_as_any_method(tmp_path):
+    root = make_archive(tmp_path, 2)
+    (root / "vi" / "001.png").write_bytes(b"no picture")
+    folders = [f"{root}/ir", f"{root}/vi", "--out", f"{root}/out", "--no-prefect"]
+    assert ddfm("fuse", *folders, "--mode", "max").returncode == 1
+    settings = job_settings(root, mode="max")
+    rows = rows_by_key(settings)
+    assert (rows["000"]["status"], rows["000"]["mode"], rows["001"]["status"]) == ("ok", "max", "rejected")
+    fused, first, second = (
+        np.asarray(Image.open(path).convert("L"), float)
+        for path in (rows["000"]["output_uri"], root / "ir/000.png", root / "vi/000.png")
+    )
+    assert abs(fused - np.maximum(first, second)).mean() < 2
+    assert rows["000"]["std_mean"] is None
+    assert 0 <= rows["000"]["out_of_gamut"] < 1
+    # Nothing that a baseline does not use makes it run again.
+    assert run(settings | {"steps": 7, "seed": 3}) == []
+
+
 def test_an_unchanged_archive_plans_nothing_and_a_changed_one_just_what_changed(tmp_path):
     settings = job_settings(make_archive(tmp_path, 4))
     run(settings)

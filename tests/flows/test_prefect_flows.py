@@ -64,3 +64,16 @@ def test_a_job_is_a_valid_parameter_of_a_deployment(prefect_harness, tmp_path):
     fuse_archive.validate_parameters({"job": {"first": "a", "second": "b", "out": "c", "register": "resize"}})
     with pytest.raises(Exception, match="steps"):
         fuse_archive.validate_parameters({"job": {"first": "a", "second": "b", "out": "c", "steps": 0}})
+
+
+def test_an_evaluation_as_a_flow(prefect_harness, tmp_path):
+    from flows.prefect_flows import evaluate_as_flow
+    from tasks.evaluation.evaluation import make_evaluation
+    from tests.flows.test_evaluate import Watcher
+
+    make_archive(tmp_path / "data/tno", 2)
+    watcher = Watcher()
+    asked = {"data": f"{tmp_path}/data", "out": f"{tmp_path}/out", "methods": ("mean", "max"), "sheets": 0}
+    evaluate_as_flow(make_evaluation(asked), watcher)
+    assert dict(watcher.outcome.statuses) == {"ok": 4}
+    assert "## tno (TNO, 2 pairs)" in (tmp_path / "out/tables.md").read_text()

@@ -14,6 +14,8 @@ JOB = {"first": "a", "second": "b", "out": "c"}
     [
         ({"steps": 0}, ["steps", "greater than or equal to 1", "0"]),
         ({"mode": "papper"}, ["mode", "'paper'", "'released'", "papper"]),
+        ({"mode": "mean", "samples": 2}, ["samples is 2", "it must be 1 with mode 'mean'"]),
+        ({"samples": 0}, ["samples", "greater than or equal to 1", "0"]),
         ({"bit_depth": 12}, ["bit_depth", "8", "16", "12"]),
         ({"device": "gpu"}, ["device", "gpu"]),
         ({"stepps": 3}, ["stepps", "no such field", "steps"]),
@@ -64,12 +66,31 @@ def test_the_hash_changes_with_what_changes_pixels_and_with_nothing_else():
     base = make_job(JOB).config_hash("prior")
     for change in (
         {"steps": 25}, {"mode": "released"}, {"seed": 1}, {"bit_depth": 16}, {"register": "resize"}, {"penalty": 0.2},
-        {"first_range": [0, 10]}, {"precision": "bfloat16"}, {"output": "none"},
+        {"first_range": [0, 10]}, {"precision": "bfloat16"}, {"output": "none"}, {"samples": 2}, {"phi": 1},
+        {"use_prior": False}, {"mode": "max"},
     ):  # fmt: skip
         assert make_job(JOB | change).config_hash("prior") != base, change
     for change in ({"batch": 1}, {"out": "elsewhere"}, {"dataset": "x"}, {"chunk_pairs": 3}, {"device": "cpu"}):
         assert make_job(JOB | change).config_hash("prior") == base, change
     assert make_job(JOB).config_hash("another prior") != base
+
+
+def test_the_hash_has_nothing_that_a_method_without_noise_does_not_use():
+    baseline = JOB | {"mode": "laplacian"}
+    base = make_job(baseline).config_hash("prior")
+    for change in ({"steps": 25}, {"seed": 1}, {"tv_weight": 0}, {"precision": "bfloat16"}, {"eta": 1}):
+        assert make_job(baseline | change).config_hash("another prior") == base, change
+    for change in ({"output": "stretch"}, {"bit_depth": 16}, {"first_range": [0, 10]}, {"mode": "gradient"}):
+        assert make_job(baseline | change).config_hash("prior") != base, change
+    alone = JOB | {"use_prior": False}
+    assert make_job(alone | {"seed": 3}).config_hash("another prior") == make_job(alone).config_hash("prior")
+    assert make_job(alone | {"steps": 3}).config_hash("prior") != make_job(alone).config_hash("prior")
+
+
+def test_the_algorithm_in_words():
+    assert make_job(JOB | {"mode": "max"}).algorithm == "max"
+    assert make_job(JOB | {"steps": 25, "samples": 4}).algorithm == "paper, 25 steps, 4 samples"
+    assert make_job(JOB | {"phi": 0.1, "use_prior": False}).algorithm == "paper, 100 steps, phi 0.1, no prior"
 
 
 def test_a_job_survives_json_by_name_and_by_alias():

@@ -163,7 +163,7 @@ def test_cut_and_foreign_tables_are_refused(dest: str) -> None:
     for content, message in [
         (good[: len(good) // 2], "is damaged"),
         (b"", "is damaged"),
-        (as_parquet(newer), "ddfm_schema_version is 999, expected 3"),
+        (as_parquet(newer), "ddfm_schema_version is 999, expected 4"),
         (as_parquet(table.replace_schema_metadata(None)), "ddfm_schema is none, expected result"),
         (as_parquet(narrower), "columns differ: .*EN: double"),
         (as_parquet(wider), "columns differ: .*ENN: double"),

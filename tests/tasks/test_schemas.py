@@ -20,8 +20,8 @@ def test_the_columns_of_the_result_table() -> None:
     names = [item.name for item in fields(ResultRow) if item.name != "metrics"]
     assert RESULT_SCHEMA.names == [*names, *METRIC_NAMES]
     assert {item.name for item in fields(ManifestRow)} == set(MANIFEST_SCHEMA.names)
-    assert MANIFEST_SCHEMA.metadata == {b"ddfm_schema": b"manifest", b"ddfm_schema_version": b"3"}
-    assert RESULT_SCHEMA.metadata == {b"ddfm_schema": b"result", b"ddfm_schema_version": b"3"}
+    assert MANIFEST_SCHEMA.metadata == {b"ddfm_schema": b"manifest", b"ddfm_schema_version": b"4"}
+    assert RESULT_SCHEMA.metadata == {b"ddfm_schema": b"result", b"ddfm_schema_version": b"4"}
     assert set(PLAN_COLUMNS) < set(RESULT_SCHEMA.names)
     assert RESULT_SCHEMA.field("finished_at").type == pa.timestamp("us", "UTC")
     assert all(RESULT_SCHEMA.field(name).type == pa.float64() for name in METRIC_NAMES)

@@ -1,0 +1,193 @@
+"""The adaptive rectification: local evidence decides which source leads where.
+
+The likelihood of the paper, |f - i| + phi |f - v|, has every value between the sources as a minimum when phi = 1, so
+that noise and prior decide which source wins, region by region. This rule keeps the paper's way - Gaussian
+residuals with latent variances, a penalty on a gradient, a splitting whose steps are closed - and asks the gradients
+instead of the values.
+
+**Model.** Per pixel, with N Gaussian and U uniform:
+
+    grad i ~ N(grad f, s^2 / weight_first),  grad v ~ N(grad f, s^2 / weight_second)                         (A1)
+    f ~ N(x0_pred, sigma^2),  sigma^2 = (1 - alpha_bar) / alpha_bar                                          (A2)
+    f ~ U(low, high), the values that the two sources show in the 3 x 3 pixels around                        (A3)
+    f ~ N(max(i, v), s^2 / LEVEL), which fixes the level that gradients leave open                           (A4)
+
+The weights stand where the paper has E[1/m] and E[1/n]. Their prior mean is not one number per image (Eq. 31) but the
+energy of the source's gradient in a small window beside that of both: a source is believed where it shows something. So
+they depend on the sources alone, and one E-step settles them; what goes on from step to step is the M-step.
+
+**E-step.** With e1, e2 the windowed energies of the gradients and e12 their windowed product, the shares
+r = e1 / (e1 + e2) and 1 - r pool the gradients. Where two different structures are averaged their energy falls; it is
+brought back to that of the stronger source, by ``LARGEST_GAIN`` at most:
+
+    g = gain (r grad i + (1 - r) grad v),
+    gain^2 = max(e1, e2) / (r^2 e1 + (1 - r)^2 e2 + 2 r (1 - r) e12)                                         (A5)
+
+**M-step.** The f of the largest posterior density,
+
+    min |grad f - g|^2 + LEVEL |f - max(i, v)|^2 + (s / sigma)^2 |f - x0_pred|^2,  low <= f <= high,         (A6)
+
+by alternating directions as in Eq. 23: k has the quadratic terms and is one cosine transform, x has the bounds and is
+a clamp, ``penalty`` and a multiplier hold the two together. The bounds (A3) keep haloes, overshoot and lifted
+backgrounds out. Because f has to fit between them *and* keep its gradients, the level gives way where the texture
+of one source lies on a bright, flat part of the other.
+
+As the noise falls the prior's picture is trusted more (A2): it takes out what does not look like a picture at the
+scale of s.
+
+Shapes: luma [B, 1, H, W] float32 in [-1, 1]. Everything is local or per image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddfm_core.colour import FULL_RANGE, LumaRange
+
+LEVEL: Final = 0.005
+"""Weight of the brighter source's value beside that of a gradient (A4): levels settle over some 14 pixels."""
+DETAIL_NOISE: Final = 0.03
+"""s: by how much a fused gradient may differ from the wanted one, about four grey levels of 255."""
+WINDOW: Final = 1.5
+"""Standard deviation in pixels of the Gaussian window in which gradients are compared."""
+SMALLEST_ENERGY: Final = 1e-5
+"""Energy of a gradient of 0.4 grey levels, below which no source shows anything."""
+LARGEST_GAIN: Final = 1.5
+FIRST_ITERATIONS: Final = 20
+"""Of the M-step before the prior has said anything; later steps start where the one before ended."""
+ITERATIONS: Final = 4
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptiveState:
+    """What is known of a pair, and where the M-step stands.
+
+    Attributes:
+        weight_first: share of the first source in the pooled gradient, with its gain [B, 1, H, W].
+        weight_second: that of the second.
+        lower, upper: bounds of the fused luma (A3) [B, 1, H, W].
+        wanted: LEVEL max(i, v) + grad^T g, the part of the normal equations of (A6) that the sources give.
+        picture: x, within the bounds.
+        dual: sum of the differences k - x so far.
+    """
+
+    weight_first: Tensor
+    weight_second: Tensor
+    lower: Tensor
+    upper: Tensor
+    wanted: Tensor
+    picture: Tensor
+    dual: Tensor
+
+
+@dataclass(frozen=True)
+class AdaptiveRectifier:
+    """The rule of this module.
+
+    Attributes:
+        penalty: how tightly k and x are held together; it changes how fast the M-step converges, not where to.
+    """
+
+    penalty: float = 0.3
+    luma_range: ClassVar[LumaRange] = FULL_RANGE
+
+    def start(self, first: Tensor, second: Tensor) -> AdaptiveState:
+        """The E-step, and the M-step without a prior: see :class:`~ddfm_core.rectify.Rectifier`."""
+        gradients = [gradient(source) for source in (first, second)]
+        energy_first, energy_second, product = (
+            window_mean((one * other).sum(dim=1, keepdim=True))
+            for one, other in (
+                (gradients[0], gradients[0]),
+                (gradients[1], gradients[1]),
+                (gradients[0], gradients[1]),
+            )
+        )
+        energy_first, energy_second = energy_first + SMALLEST_ENERGY, energy_second + SMALLEST_ENERGY
+        share = energy_first / (energy_first + energy_second)
+        pooled = (
+            share.square() * energy_first + (1 - share).square() * energy_second + 2 * share * (1 - share) * product
+        )
+        gain = torch.sqrt(torch.maximum(energy_first, energy_second) / pooled.clamp_min(SMALLEST_ENERGY / 10))
+        gain = gain.clamp(1, LARGEST_GAIN)
+        weight_first, weight_second = gain * share, gain * (1 - share)
+        wanted_gradient = weight_first * gradients[0] + weight_second * gradients[1]  # (A5)
+        brighter, darker = torch.maximum(first, second), torch.minimum(first, second)
+        state = AdaptiveState(
+            weight_first,
+            weight_second,
+            lower=-F.max_pool2d(-darker, 3, 1, 1),
+            upper=F.max_pool2d(brighter, 3, 1, 1),
+            wanted=LEVEL * brighter + gradient_adjoint(wanted_gradient),
+            picture=brighter,
+            dual=torch.zeros_like(first),
+        )
+        return self._solve(state, None, 0.0, FIRST_ITERATIONS)
+
+    def rectify(
+        self,
+        luma_pred: Tensor,
+        first: Tensor,  # noqa: ARG002 - the state has what it needs of the sources
+        second: Tensor,  # noqa: ARG002
+        state: AdaptiveState,
+        sigma: float = math.inf,
+    ) -> tuple[Tensor, AdaptiveState]:
+        """See :class:`~ddfm_core.rectify.Rectifier`."""
+        state = self._solve(state, luma_pred, (DETAIL_NOISE / sigma) ** 2, ITERATIONS)
+        return state.picture, state
+
+    def _solve(
+        self, state: AdaptiveState, luma_pred: Tensor | None, prior_weight: float, iterations: int
+    ) -> AdaptiveState:
+        """Iterations of (A6) from where the state stands."""
+        wanted = state.wanted if luma_pred is None else state.wanted + prior_weight * luma_pred
+        picture, dual = state.picture, state.dual
+        for _ in range(iterations):
+            k = solve_screened(wanted + self.penalty * (picture - dual), LEVEL + prior_weight + self.penalty)
+            picture = torch.minimum(torch.maximum(k + dual, state.lower), state.upper)
+            dual = dual + k - picture
+        return replace(state, picture=picture, dual=dual)
+
+
+def gradient(image: Tensor) -> Tensor:
+    """Forward differences along x and y, 0 at the far border: [B, 1, H, W] to [B, 2, H, W]."""
+    along_x = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
+    along_y = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
+    return torch.cat([along_x, along_y], dim=1)
+
+
+def gradient_adjoint(gradients: Tensor) -> Tensor:
+    """The adjoint of :func:`gradient`: [B, 2, H, W] to [B, 1, H, W]; the far border's differences do not count."""
+    along_x, along_y = gradients[:, :1, :, :-1], gradients[:, 1:, :-1]
+    return F.pad(along_x, (1, 0)) - F.pad(along_x, (0, 1)) + F.pad(along_y, (0, 0, 1, 0)) - F.pad(along_y, (0, 0, 0, 1))
+
+
+def solve_screened(wanted: Tensor, level: float) -> Tensor:
+    """The f with (level + grad^T grad) f = wanted [B, 1, H, W], by FFT of the picture mirrored at its borders.
+
+    On the mirrored, periodic grid the forward difference has the eigenvalues exp(iw) - 1, and its solution is that
+    of the picture with differences of 0 across its border.
+    """
+    height, width = wanted.shape[-2:]
+    mirrored = torch.cat([wanted, wanted.flip(-1)], dim=-1)
+    mirrored = torch.cat([mirrored, mirrored.flip(-2)], dim=-2)
+    w_x = math.pi * torch.arange(width + 1, device=wanted.device, dtype=wanted.dtype) / width
+    w_y = 2 * math.pi * torch.fft.fftfreq(2 * height, device=wanted.device, dtype=wanted.dtype)
+    operator = level + (2 - 2 * w_x.cos()) + (2 - 2 * w_y.cos())[:, None]
+    solved: Tensor = torch.fft.irfft2(torch.fft.rfft2(mirrored) / operator, s=(2 * height, 2 * width))
+    return solved[..., :height, :width]
+
+
+def window_mean(values: Tensor) -> Tensor:
+    """Gaussian mean over a window of ``WINDOW`` pixels, mirrored at the borders: [B, 1, H, W] likewise."""
+    radius = math.ceil(3 * WINDOW)
+    offsets = torch.arange(-radius, radius + 1, device=values.device, dtype=values.dtype)
+    kernel = torch.exp(-(offsets.square()) / (2 * WINDOW**2))
+    kernel = kernel / kernel.sum()
+    padded = F.pad(values, (radius, radius, radius, radius), mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel[None, None, None]), kernel[None, None, :, None])

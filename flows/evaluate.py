@@ -1,0 +1,238 @@
+"""Evaluate methods over data sets: an ordinary fusion run for each, then tables, contact sheets and plots.
+
+:func:`run_evaluation` is the plain sequence; ``flows.prefect_flows`` runs it as a Prefect flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ddfm_core.priors import Prior
+from flows.fuse_archive import CheckedJob, RunSummary, Watcher, finish, fuse_here, identify_prior, plan_runs
+from flows.fuse_shard import PLAIN, Stages, open_prior
+from tasks.codes import ConfigurationError, Status
+from tasks.evaluation.datasets import DataSet, SetPair, choose_data_sets, find_data_sets
+from tasks.evaluation.evaluation import Evaluation, pairs_table
+from tasks.evaluation.gather import Means, mean_figures, method_rows, write_evaluation
+from tasks.evaluation.methods import Method, parse_grid
+from tasks.evaluation.pictures import write_key, write_plot, write_sheets, write_trace
+from tasks.evaluation.tables import ResultTable, harvard_table, set_table, tables_text
+from tasks.job import Job
+from tasks.lock import hold
+from tasks.storage import absolute, join, write_atomic
+
+
+@dataclass(frozen=True)
+class SetJobs:
+    """A data set with the job of each method, by the method's name, in the order of the tables."""
+
+    data_set: DataSet
+    jobs: Mapping[str, Job]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation came to.
+
+    Attributes:
+        tables: one per data set, and that of the Harvard sets together.
+        files: what was written beside the data sets' folders.
+        statuses: rows by status.
+        failed: whether in a run of this process a larger share of the pairs failed than its job allows.
+    """
+
+    tables: tuple[ResultTable, ...]
+    files: tuple[str, ...]
+    statuses: Mapping[str, int]
+    failed: bool
+
+    @property
+    def clean(self) -> bool:
+        """Whether every pair of every method is ok, or was skipped on purpose."""
+        return not (self.statuses.get(Status.REJECTED) or self.statuses.get(Status.FAILED))
+
+    def sentence(self) -> str:
+        """The rows in one line."""
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
+        return f"{sum(self.statuses.values())} rows: {counts}"
+
+
+class EvaluationWatcher(Watcher, Protocol):
+    """Who follows an evaluation, and with it the runs of its jobs."""
+
+    def evaluated(self, outcome: Evaluated) -> None:
+        """All runs are complete, and the tables are written."""
+
+    def evaluating(self, data_set: DataSet, method: Method) -> None:
+        """The run of a method over a data set comes next; when all its pairs are settled there will be none."""
+
+
+def no_check() -> None:
+    """Nobody stops this run."""
+
+
+def run_evaluation(
+    evaluation: Evaluation,
+    watcher: EvaluationWatcher,
+    stages: Stages = PLAIN,
+    check: Callable[[], None] = no_check,
+) -> Evaluated:
+    """Do all that an evaluation needs, in this process.
+
+    Every data set's folder is locked while its methods run. What is committed stays: the same evaluation goes on there.
+
+    Args:
+        check: called between chunks; what it raises ends the work in an orderly way.
+
+    Raises:
+        ConfigurationError: before any work.
+        StorageError: a place cannot be read or written.
+        ReconcileError: rows are missing or double.
+    """
+    methods = evaluation.chosen_methods()
+    found = choose_data_sets(find_data_sets(evaluation.data), evaluation.sets)
+    sets = [SetJobs(one, {method.name: evaluation.job(one, method) for method in methods}) for one in
+            (one.every(evaluation.every) for one in found)]  # fmt: skip
+    traced = _find_traced(evaluation, methods, found)
+    priors = Priors([job for one in sets for job in one.jobs.values()])
+    summaries: list[RunSummary] = []
+    for one in sets:
+        summaries += _fuse_set(evaluation, one, methods, priors, watcher, stages, check)
+    outcome = _report(evaluation, methods, sets, traced, priors, summaries)
+    watcher.evaluated(outcome)
+    return outcome
+
+
+class Priors:
+    """The priors of the jobs: each identified before any work, and loaded once, when it is first needed.
+
+    Raises:
+        ConfigurationError: a prior cannot be used as a job names it.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.identities = {name: identify_prior(job) for name, job in {job.prior: job for job in jobs}.items()}
+        self._loaded: dict[tuple[str, str, str], Prior] = {}
+
+    def identity(self, job: Job) -> str:
+        """The SHA-256 of a job's prior."""
+        return self.identities[job.prior]
+
+    def load(self, job: Job) -> Prior:
+        """A job's prior on its device.
+
+        Raises:
+            ConfigurationError: as :func:`flows.fuse_shard.open_prior`.
+        """
+        kind = (job.prior, job.device, job.precision)
+        if kind not in self._loaded:
+            self._loaded[kind] = open_prior(job)
+        return self._loaded[kind]
+
+
+def _fuse_set(
+    evaluation: Evaluation,
+    one: SetJobs,
+    methods: Sequence[Method],
+    priors: Priors,
+    watcher: EvaluationWatcher,
+    stages: Stages,
+    check: Callable[[], None],
+) -> list[RunSummary]:
+    summaries = []
+    with hold(evaluation.folder(one.data_set), evaluation.wait, check=check) as lock:
+
+        def check_both() -> None:
+            check()
+            lock.check()
+
+        write_atomic(evaluation.pairs_uri(one.data_set), pairs_table(one.data_set))
+        for method in methods:
+            job = one.jobs[method.name]
+            watcher.evaluating(one.data_set, method)
+            for planned in plan_runs(CheckedJob(job, priors.identity(job)), None, lock.token, watcher):
+                fuse_here(planned, priors.load(job), watcher, stages, check_both)
+                summaries.append(finish(planned))
+                watcher.finish(summaries[-1])
+    return summaries
+
+
+def _find_traced(
+    evaluation: Evaluation, methods: Sequence[Method], found: Sequence[DataSet]
+) -> tuple[DataSet, SetPair, str] | None:
+    """The pair whose steps are wanted, with its set and the method that is traced."""
+    wanted = evaluation.trace
+    if wanted is None:
+        return None
+    traceable = [method.name for method in methods if method.diffuses]
+    if not traceable:
+        raise ConfigurationError("trace: none of the methods has diffusion steps; add one such as paper")
+    hits = [(one, pair) for one in found for pair in one.pairs if wanted in (pair.key, f"{one.name}/{pair.key}")]
+    if len(hits) != 1:
+        many = ", ".join(f"{one.name}/{pair.key}" for one, pair in hits)
+        raise ConfigurationError(
+            f"trace: {wanted!r} is {'no pair' if not hits else 'the key of several pairs'} of "
+            f"{', '.join(one.name for one in found)}; write SET/KEY{f', such as {many}' * bool(hits)}"
+        )
+    return *hits[0], traceable[0]
+
+
+def _report(
+    evaluation: Evaluation,
+    methods: Sequence[Method],
+    sets: Sequence[SetJobs],
+    traced: tuple[DataSet, SetPair, str] | None,
+    priors: Priors,
+    summaries: Sequence[RunSummary],
+) -> Evaluated:
+    """Gather the rows; write Parquet, tables, sheets and plots."""
+    out = absolute(evaluation.out)
+    sheets = join(out, "sheets")
+    grid = {method.name for method in parse_grid(evaluation.grid)} if evaluation.grid is not None else set()
+    rows: list[pa.Table] = []
+    means_of: list[tuple[DataSet, list[Means]]] = []
+    letters: dict[str, dict[str, str]] = {}
+    files = []
+    for one in sets:
+        tables = {name: method_rows(one.data_set, job) for name, job in one.jobs.items()}
+        rows += tables.values()
+        means = [mean_figures(table, evaluation.metrics) for table in tables.values()]
+        means_of.append((one.data_set, means))
+        if evaluation.sheets_per_set:
+            outputs = {method.name: _outputs(tables[method.name]) for method in methods if not method.twin}
+            letters |= write_sheets(
+                sheets, one.data_set, one.jobs, outputs, evaluation.sheets_per_set, evaluation.blind
+            )  # fmt: skip
+            files.append(join(sheets, one.data_set.name))
+        points = [figures for figures in means if figures.method in grid]
+        plot = write_plot(join(out, "plots"), one.data_set, points, one.jobs) if points else None
+        if plot is not None:
+            files.append(plot)
+    if letters:
+        files.append(write_key(sheets, letters))
+    if traced is not None:
+        data_set, pair, method = traced
+        job = next(one.jobs[method] for one in sets if one.data_set.name == data_set.name)
+        files.append(write_trace(sheets, data_set, pair, job, priors.load(job)))
+
+    parquet, text = join(out, "evaluation.parquet"), join(out, "tables.md")
+    all_rows = write_evaluation(parquet, rows)
+    shown = [set_table(data_set, means, evaluation.metrics) for data_set, means in means_of]
+    joint = harvard_table(means_of, evaluation.metrics)
+    shown += [joint] if joint is not None else []
+    write_atomic(text, tables_text(shown).encode())
+    statuses = {item["values"]: item["counts"] for item in pc.value_counts(all_rows["status"]).to_pylist()}
+    return Evaluated(
+        tuple(shown), (parquet, text, *files), statuses, failed=any(summary.failed for summary in summaries)
+    )
+
+
+def _outputs(rows: pa.Table) -> dict[str, str]:
+    """Where the pictures of the fused pairs lie, by key."""
+    fused = rows.filter(pc.equal(rows["status"], Status.OK))
+    return dict(zip(fused["pair_key"].to_pylist(), fused["output_uri"].to_pylist(), strict=True))

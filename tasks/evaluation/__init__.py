@@ -1,0 +1,1 @@
+"""How configurations and baselines compare: tables, plots and pictures for people."""

@@ -1,0 +1,154 @@
+"""What an evaluation is asked to do, as one validated model, and the ordinary fusion jobs that it comes to."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ddfm_core.metrics import METRIC_NAMES
+from tasks.codes import ConfigurationError
+from tasks.evaluation.datasets import DataSet
+from tasks.evaluation.methods import Method, default_methods, parse_grid, parse_methods
+from tasks.evaluation.plots import PAPER_METRICS
+from tasks.job import Job
+from tasks.job_file import make_job
+from tasks.storage import absolute, join
+
+_SHEETS = 4
+_MOST_BLIND = 26
+
+
+class Evaluation(BaseModel):
+    """Data sets, methods and what to make of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = Field(description="A folder or URL that is a data set, or holds some, in a known layout.")
+    out: str = Field(description="Destination: one folder per data set, tables and sheets beside them.")
+    sets: tuple[str, ...] = Field((), description="Names of data sets; by default all that are found.")
+    methods: tuple[str, ...] = Field((), description="As `parse_methods` reads them; by default every mode.")
+    grid: tuple[str, ...] | None = Field(None, description="As `parse_grid` reads it; its points are methods, too.")
+    metrics: tuple[str, ...] = Field(PAPER_METRICS, description="Columns of the tables.")
+    every: int = Field(1, ge=1, description="Only every so many-th pair of each data set.")
+    output: Literal["clip", "stretch"] = Field("clip", description="Of pictures, where a method does not say.")
+    also_stretch: bool = Field(False, description="Evaluate each method a second time, stretched as in the papers.")
+    steps: int | None = Field(None, description="Diffusion steps, where a method does not say.")
+    seed: int = Field(0, description="As in a job, like the four below.")
+    prior: str = "bundled"
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch: int = 4
+    sheets: int | None = Field(
+        None, ge=0, description=f"Contact sheets per data set; by default {_SHEETS}, none with a grid."
+    )
+    blind: bool = Field(False, description="Letters instead of names on the sheets, with a key beside them.")
+    trace: str | None = Field(None, description="Key of a pair, or SET/KEY, whose steps are shown.")
+    wait: bool = Field(False, description="Wait while another run works on a data set's folder.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if f"{absolute(self.out)}/".startswith(f"{absolute(self.data)}/"):
+            raise ValueError(f"out: {self.out} lies inside data, so that results would be taken for data; name another")
+        unknown = [name for name in self.metrics if name not in METRIC_NAMES]
+        if unknown or not self.metrics:
+            raise ValueError(f"metrics: there is no {', '.join(unknown)}; allowed are {', '.join(METRIC_NAMES)}")
+        return self
+
+    @property
+    def sheets_per_set(self) -> int:
+        """Contact sheets per data set."""
+        return self.sheets if self.sheets is not None else 0 if self.grid is not None else _SHEETS
+
+    def chosen_methods(self) -> tuple[Method, ...]:
+        """The methods in the order of the tables, every setting filled in that the evaluation decides.
+
+        Raises:
+            ConfigurationError: a method or the grid is wrong, two methods share a name, or there are too many letters.
+        """
+        named = parse_methods(self.methods)
+        points = parse_grid(self.grid) if self.grid is not None else ()
+        by_name: dict[str, Method] = {}
+        for method in (*(named or (() if points else default_methods())), *points):
+            filled = Method(method.name, {**self._decided(method), **method.settings})
+            for one in (filled, *([filled.stretched()] if self.also_stretch and not _stretches(filled) else [])):
+                if by_name.setdefault(one.name, one) != one:
+                    raise ConfigurationError(f"methods: {one.name} stands for two configurations; give other names")
+        shown = sum(not one.twin for one in by_name.values())
+        if self.blind and self.sheets_per_set and shown > _MOST_BLIND:
+            raise ConfigurationError(f"blind: there are {shown} methods for {_MOST_BLIND} letters; take fewer")
+        return tuple(by_name.values())
+
+    def _decided(self, method: Method) -> dict[str, Any]:
+        settings: dict[str, Any] = {"output": self.output, "prior": self.prior, "precision": self.precision}
+        if method.diffuses:
+            settings["seed"] = self.seed
+        if self.steps is not None and not method.is_baseline:
+            settings["steps"] = self.steps
+        return settings
+
+    def folder(self, data_set: DataSet) -> str:
+        """The destination of the fusion runs over a data set."""
+        return join(absolute(self.out), data_set.name)
+
+    def pairs_uri(self, data_set: DataSet) -> str:
+        """The table of its pairs. A part of the pairs has a table of its own, so that it is a scope of its own."""
+        return join(self.folder(data_set), "pairs.csv" if self.every == 1 else f"pairs-every-{self.every}.csv")
+
+    def job(self, data_set: DataSet, method: Method) -> Job:
+        """The fusion job of a method over a data set.
+
+        Raises:
+            ConfigurationError: a setting of the method is wrong.
+        """
+        try:
+            return make_job({
+                "pairs": self.pairs_uri(data_set),
+                "kind": "images",
+                "out": self.folder(data_set),
+                "dataset": data_set.name,
+                "modality_first": data_set.modality_first,
+                "modality_second": data_set.modality_second,
+                "method": method.name,
+                "device": self.device,
+                "batch": self.batch,
+                "wait": self.wait,
+                **method.settings,
+            })  # fmt: skip
+        except ConfigurationError as error:
+            raise ConfigurationError(f"methods: {method.name}: {error}") from error
+
+
+def _stretches(method: Method) -> bool:
+    return method.settings.get("output") == "stretch"
+
+
+def pairs_table(data_set: DataSet) -> bytes:
+    """The pairs of a data set as the CSV table of a job."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("key", "first", "second"))
+    rows.writerows((pair.key, pair.first or "", pair.second or "") for pair in data_set.pairs)
+    return text.getvalue().encode()
+
+
+def make_evaluation(settings: Mapping[str, Any]) -> Evaluation:
+    """Validate ``settings``.
+
+    Raises:
+        ConfigurationError: one line per wrong field, with its value and what is allowed.
+    """
+    try:
+        return Evaluation.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_sentence(detail) for detail in error.errors())) from error
+
+
+def _sentence(detail: Any) -> str:
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if not detail["loc"]:
+        return message
+    return f"{'.'.join(map(str, detail['loc']))}: {message} (given: {detail['input']!r})"

@@ -1,0 +1,197 @@
+"""The tables of an evaluation: published rows beside ours, as Markdown and for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tasks.evaluation.datasets import HARVARD, DataSet
+from tasks.evaluation.gather import Means
+from tasks.evaluation.methods import STRETCHED
+from tasks.evaluation.published import PublishedRow, Role, published_rows
+
+_LOWER_IS_BETTER: Final = frozenset({"MSE"})
+_CONVENTIONS: Final = (
+    "Ours: means over the fused pairs, taken from the 8-bit grey levels of the published pictures; MI in nats, VIF and "
+    "SSIM summed over the sources, SSIM with data range 2. Pictures are saved by clipping, those of a method that ends "
+    f"in `{STRETCHED}` by stretching each from its least to its greatest value, as the papers do: it raises EN and SD "
+    "where a picture does not fill the range, and lowers them where it had left it. Bold: the best of our rows."
+)
+_PUBLISHED: Final = (
+    "Published rows are as printed, over the pairs that their authors chose, which need not be these. Figures of other "
+    "conventions, or not given, are left out."
+)
+_SHORT: Final = "-"
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row as it is shown.
+
+    Attributes:
+        label: the method.
+        cells: one text per column; empty where there is no figure.
+        best: columns in which the row is the best of ours.
+        source: number of the note that names where a published row is from; None for a row of ours.
+    """
+
+    label: str
+    cells: tuple[str, ...]
+    best: frozenset[int] = frozenset()
+    source: int | None = None
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table as it is shown, with its notes: sentences about it, and the sources of its published rows."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    notes: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    def markdown(self) -> str:
+        """As Markdown, with a heading."""
+        lines = [
+            f"## {self.title}",
+            "",
+            f"| {' | '.join(('', *self.columns))} |",
+            "|---|" + "---:|" * len(self.columns),
+        ]
+        for row in self.rows:
+            cells = [f"**{cell}**" if place in row.best else cell for place, cell in enumerate(row.cells)]
+            label = row.label if row.source is not None else f"`{row.label}`"
+            mark = "" if row.source is None else f" [{row.source}]"
+            lines.append(f"| {' | '.join((label + mark, *cells))} |")
+        for note in self.notes:
+            lines += ["", note]
+        if self.sources:
+            lines.append("")
+            lines += [f"{number}. {source}" for number, source in enumerate(self.sources, start=1)]
+        return "\n".join((*lines, ""))
+
+
+def set_table(data_set: DataSet, means: Sequence[Means], metrics: Sequence[str]) -> ResultTable:
+    """The table of one data set.
+
+    Args:
+        means: of each method, in the order of the rows.
+        metrics: the columns.
+    """
+    published = published_rows(data_set.family) if data_set.family is not None else ()
+    named = data_set.family if data_set.family is not None else f"{data_set.modality_first}, {data_set.modality_second}"
+    title = f"{data_set.name} ({named}, {max(one.pairs for one in means)} pairs)"
+    return _table(title, means, published, metrics, ())
+
+
+def harvard_table(means_of: Sequence[tuple[DataSet, Sequence[Means]]], metrics: Sequence[str]) -> ResultTable | None:
+    """The mean of the three means of the Harvard sets, which the paper's Table 3 is compared with.
+
+    None unless there is exactly one set of each of the three kinds, with the same methods.
+    """
+    chosen = [[means for one, means in means_of if one.family == family] for family in HARVARD]
+    if any(len(found) != 1 for found in chosen):
+        return None
+    kinds = [{one.method: one for one in found[0]} for found in chosen]
+    joint = []
+    for method in kinds[0]:
+        if all(method in kind for kind in kinds):
+            members = [kind[method] for kind in kinds]
+            joint.append(
+                Means(
+                    method,
+                    sum(one.pairs for one in members),
+                    sum(one.fused for one in members),
+                    sum(one.seconds for one in members) / len(members),
+                    {name: sum(one.figures[name] for one in members) / len(members) for name in metrics},
+                )
+            )
+    if not joint:
+        return None
+    note = (
+        "Mean of the means of the three sets, each of which counts the same. The paper's row is over 50 pairs of the "
+        "three kinds, whose shares it does not give."
+    )
+    return _table("Harvard (mean of the set means)", joint, published_rows(None), metrics, (note,))
+
+
+def _table(
+    title: str,
+    means: Sequence[Means],
+    published: Sequence[PublishedRow],
+    metrics: Sequence[str],
+    notes: Sequence[str],
+) -> ResultTable:
+    shown = [row for row in published if any(name in row.figures for name in metrics)]
+    sources = tuple(dict.fromkeys(row.source for row in shown))
+    rows = [
+        TableRow(
+            row.method,
+            (*(_printed(row.figures.get(name)) for name in metrics), "", ""),
+            source=sources.index(row.source) + 1,
+        )
+        for row in shown
+    ]
+    best = {name: _best(name, [one.figures[name] for one in means]) for name in metrics}
+    for one in means:
+        cells = (*(_figure(one.figures[name]) for name in metrics), f"{one.fused}/{one.pairs}", _figure(one.seconds))
+        reached = {place for place, name in enumerate(metrics) if one.figures[name] == best[name]}
+        rows.append(TableRow(one.method, cells, frozenset(reached) if len(means) > 1 else frozenset()))
+    told = [*notes, _CONVENTIONS, *([_PUBLISHED] if shown else []), *_comparisons(means, shown, metrics)]
+    return ResultTable(title, (*metrics, "fused", "s/pair"), tuple(rows), tuple(told), sources)
+
+
+def _comparisons(means: Sequence[Means], published: Sequence[PublishedRow], metrics: Sequence[str]) -> list[str]:
+    """For each method of ours, in which cells it falls short of the published rows of DDFM, and by how much."""
+    bars = []
+    for role in (Role.PAPER, Role.RERUN):
+        rows = [row for row in published if row.role == role]
+        highest = {
+            name: max(row.figures[name] for row in rows if name in row.figures)
+            for name in metrics
+            if name not in _LOWER_IS_BETTER and any(name in row.figures for row in rows)
+        }
+        if highest:
+            bars.append((role, highest))
+    sentences = []
+    for role, bar in bars:
+        parts = []
+        for one in means:
+            short = [
+                f"{name} by {bar[name] - _rounded(one.figures[name]):.2f}"
+                for name in bar
+                # The published figures have two decimals.
+                if not _rounded(one.figures[name]) >= bar[name]
+            ]
+            parts.append(f"`{one.method}` {'short in ' + ', '.join(short) if short else 'reaches every cell'}")
+        sentences.append(f"Against {role} (two decimals): {'; '.join(parts)}.")
+    return sentences
+
+
+def _rounded(value: float) -> float:
+    return round(value, 2)
+
+
+def _best(metric: str, values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return math.inf
+    return min(finite) if metric in _LOWER_IS_BETTER else max(finite)
+
+
+def _printed(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _figure(value: float) -> str:
+    if not math.isfinite(value):
+        return _SHORT
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def tables_text(tables: Sequence[ResultTable]) -> str:
+    """All tables as one Markdown document."""
+    return "\n".join(("# Evaluation", "", *(table.markdown() for table in tables)))

@@ -1,0 +1,69 @@
+"""Plots of a grid of configurations."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tasks.evaluation.plots import PAPER_METRICS, GridPoint, grid_plot, steps_plot
+
+BLUE, ORANGE = (31, 119, 180), (255, 127, 14)
+
+
+def point(setting: str, steps: int, **figures: float) -> GridPoint:
+    return GridPoint(setting, steps, {**dict.fromkeys(PAPER_METRICS, 1.0), **figures})
+
+
+def rows_of_colour(plot: np.ndarray, colour: tuple[int, int, int], left: float, right: float) -> float:
+    """Mean row in which a line's colour stands, between two shares of the width, above the legend."""
+    height, width = plot.shape[:2]
+    window = plot[: height * 4 // 5, int(left * width) : int(right * width)]
+    return float(np.nonzero((window == colour).all(axis=2))[0].mean())
+
+
+def test_each_setting_has_its_line() -> None:
+    points = [
+        *(point("rising", steps, VIF=0.1 * steps) for steps in (5, 10, 100)),
+        *(point("falling", steps, VIF=10 - 0.1 * steps) for steps in (100, 5, 10)),
+    ]
+
+    plot = np.asarray(steps_plot("steps against VIF", "VIF", points))
+
+    # Rows count from the top: the first setting begins below the second and ends above it.
+    assert rows_of_colour(plot, BLUE, 0.05, 0.3) > rows_of_colour(plot, ORANGE, 0.05, 0.3)
+    assert rows_of_colour(plot, BLUE, 0.8, 1.0) < rows_of_colour(plot, ORANGE, 0.8, 1.0)
+
+
+def test_a_grid_shows_all_six_metrics_and_grows_with_its_legend() -> None:
+    few = grid_plot("few", [point("one", 5), point("one", 10)])
+    many = grid_plot("many", [point(f"tv_weight={index} penalty=0.1", 5) for index in range(40)])
+
+    assert few.width == many.width > 1000
+    assert many.height > few.height + 100
+
+
+def test_figures_that_do_not_exist_leave_a_gap() -> None:
+    steps_plot("title", "VIF", [point("a", 5, VIF=math.nan), point("a", 10), GridPoint("b", 5, {})])
+
+
+def test_long_names_and_signs_of_formulas_are_taken_as_they_are() -> None:
+    plot = steps_plot("a $5 _set_ of $6", "VIF", [point("a very long name " * 20, 5), point("unbroken" * 40, 5)])
+    assert plot.width < 800
+
+
+def test_what_cannot_be_plotted_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs points"):
+        grid_plot("title", [])
+    with pytest.raises(ValueError, match="steps must be 1"):
+        grid_plot("title", [point("a", 0)])
+    with pytest.raises(ValueError, match="two points of 5 steps"):
+        grid_plot("title", [point("a", 5), point("a", 5)])
+    with pytest.raises(ValueError, match="'VIF'"):
+        steps_plot("title", "VIF", [point("a", 5, VIF=math.nan)])
+
+
+def test_matplotlib_is_loaded_only_for_a_plot() -> None:
+    program = "import sys, tasks.evaluation.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
