@@ -249,12 +249,13 @@ def _fused_luma(
     """The luma [B, 1, H, W] of one sample, before any output rule, from that of the sources on the prior's device."""
     if is_baseline(config.mode):
         return fuse_baseline(config.mode, first, second)
-    if not config.use_prior:
-        return rectify_alone(Guidance(config.rectifier(), first, second), config.steps, callback)
     height, width = first.shape[2:]
+    # Without a prior too: the sides of FFTs then have small factors, and the same pixels have the same surroundings.
     first, second = extend(first, prior.multiple), extend(second, prior.multiple)
-    shape = (prior.channels, *first.shape[2:])
     guidance = Guidance(config.rectifier(), first, second)
+    if not config.use_prior:
+        return rectify_alone(guidance, config.steps, callback)[..., :height, :width]
+    shape = (prior.channels, *first.shape[2:])
     x_t = noise("x_T", shape) if x_T is None else _given_start(x_T, (height, width), (len(first), *shape), prior)
     if config.start is not None:
         alpha_bar = float(prior.schedule.alphas_cumprod[config.start])

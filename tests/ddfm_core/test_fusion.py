@@ -268,7 +268,9 @@ def test_without_a_prior_the_rectification_works_alone(config: FusionConfig) -> 
     first, second = random(2, 1, 20, 17, seed=1), random(2, 1, 20, 17, seed=2)
     alone = replace(config, use_prior=False, output="clip")
     result = fuse(first, second, untouchable_prior(), alone)
-    wanted = rectify_alone(Guidance(alone.rectifier(), first, second), 25).clamp(-1, 1)
+    multiple = untouchable_prior().multiple
+    extended = Guidance(alone.rectifier(), extend(first, multiple), extend(second, multiple))
+    wanted = rectify_alone(extended, 25)[..., :20, :17].clamp(-1, 1)
     assert torch.equal(result.luma, wanted)
     assert torch.equal(fuse(first, second, untouchable_prior(), replace(alone, seed=5)).luma, wanted)
 
