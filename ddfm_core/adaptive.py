@@ -52,8 +52,8 @@ from ddfm_core.colour import FULL_RANGE, LumaRange
 
 LEVEL: Final = 0.005
 """Weight of the brighter source's value beside that of a gradient (A4): levels settle over some 14 pixels."""
-DETAIL_NOISE: Final = 0.03
-"""s: by how much a fused gradient may differ from the wanted one, about four grey levels of 255."""
+DETAIL_NOISE: Final = 0.015
+"""s: by how much a fused gradient may differ from the wanted one, about two grey levels of 255."""
 WINDOW: Final = 1.5
 """Standard deviation in pixels of the Gaussian window in which gradients are compared."""
 SMALLEST_ENERGY: Final = 1e-5
