@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddfm_core.colour import FULL_RANGE, LumaRange
+from ddfm_core.rectify import solve_smooth
 from ddfm_core.sampler import Callback, Guidance
 
 
@@ -104,7 +105,7 @@ class FixedBalanceRectifier:
         first: Tensor,
         second: Tensor,
         state: BalanceState,
-        sigma: float = math.inf,  # noqa: ARG002
+        sigma: float = math.inf,  # noqa: ARG002 - for rules that weigh the prior
     ) -> tuple[Tensor, BalanceState]:
         """See :class:`~ddfm_core.rectify.Rectifier`."""
         x, y = luma_pred - second, first - second
@@ -114,17 +115,5 @@ class FixedBalanceRectifier:
             a = moved_first.clamp(-1 / self.penalty, 1 / self.penalty)
             b = moved_second.clamp(-self.phi / self.penalty, self.phi / self.penalty)
             p, q = moved_first - a, moved_second - b
-            x = _solve_smooth((y + p - a + q - b) / 2, self.tv_weight / self.penalty)
+            x = solve_smooth((y + p - a + q - b) / 2, self.tv_weight / self.penalty)
         return x + second, state
-
-
-def _solve_smooth(right: Tensor, weight: float) -> Tensor:
-    """The x of (1 + weight grad^T grad) x = ``right`` [B, 1, H, W], one FFT pair."""
-    if weight == 0:
-        return right
-    height, width = right.shape[-2:]
-    w_x = 2 * math.pi * torch.fft.rfftfreq(width, device=right.device, dtype=right.dtype)
-    w_y = 2 * math.pi * torch.fft.fftfreq(height, device=right.device, dtype=right.dtype)
-    operator = 1 + weight * (4 - 2 * w_x.cos() - 2 * w_y.cos()[:, None])
-    x: Tensor = torch.fft.irfft2(torch.fft.rfft2(right) / operator, s=(height, width))
-    return x

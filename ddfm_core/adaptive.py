@@ -49,6 +49,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddfm_core.colour import FULL_RANGE, LumaRange
+from ddfm_core.gradient_domain import gaussian_mean, inner_gradient, inner_gradient_adjoint, solve_screened
 
 LEVEL: Final = 0.005
 """Weight of the brighter source's value beside that of a gradient (A4): levels settle over some 14 pixels."""
@@ -99,16 +100,10 @@ class AdaptiveRectifier:
 
     def start(self, first: Tensor, second: Tensor) -> AdaptiveState:
         """The E-step, and the M-step without a prior: see :class:`~ddfm_core.rectify.Rectifier`."""
-        gradients = [gradient(source) for source in (first, second)]
-        energy_first, energy_second, product = (
-            window_mean((one * other).sum(dim=1, keepdim=True))
-            for one, other in (
-                (gradients[0], gradients[0]),
-                (gradients[1], gradients[1]),
-                (gradients[0], gradients[1]),
-            )
-        )
-        energy_first, energy_second = energy_first + SMALLEST_ENERGY, energy_second + SMALLEST_ENERGY
+        gradient_first, gradient_second = inner_gradient(first), inner_gradient(second)
+        energy_first = window_product(gradient_first, gradient_first) + SMALLEST_ENERGY
+        energy_second = window_product(gradient_second, gradient_second) + SMALLEST_ENERGY
+        product = window_product(gradient_first, gradient_second)
         share = energy_first / (energy_first + energy_second)
         pooled = (
             share.square() * energy_first + (1 - share).square() * energy_second + 2 * share * (1 - share) * product
@@ -116,18 +111,18 @@ class AdaptiveRectifier:
         gain = torch.sqrt(torch.maximum(energy_first, energy_second) / pooled.clamp_min(SMALLEST_ENERGY / 10))
         gain = gain.clamp(1, LARGEST_GAIN)
         weight_first, weight_second = gain * share, gain * (1 - share)
-        wanted_gradient = weight_first * gradients[0] + weight_second * gradients[1]  # (A5)
+        wanted_gradient = weight_first * gradient_first + weight_second * gradient_second  # (A5)
         brighter, darker = torch.maximum(first, second), torch.minimum(first, second)
         state = AdaptiveState(
             weight_first,
             weight_second,
             lower=-F.max_pool2d(-darker, 3, 1, 1),
             upper=F.max_pool2d(brighter, 3, 1, 1),
-            wanted=LEVEL * brighter + gradient_adjoint(wanted_gradient),
+            wanted=LEVEL * brighter + inner_gradient_adjoint(wanted_gradient),
             picture=brighter,
             dual=torch.zeros_like(first),
         )
-        return self._solve(state, None, 0.0, FIRST_ITERATIONS)
+        return self._solve(state, state.wanted, LEVEL, FIRST_ITERATIONS)
 
     def rectify(
         self,
@@ -138,56 +133,20 @@ class AdaptiveRectifier:
         sigma: float = math.inf,
     ) -> tuple[Tensor, AdaptiveState]:
         """See :class:`~ddfm_core.rectify.Rectifier`."""
-        state = self._solve(state, luma_pred, (DETAIL_NOISE / sigma) ** 2, ITERATIONS)
+        prior_weight = (DETAIL_NOISE / sigma) ** 2
+        state = self._solve(state, state.wanted + prior_weight * luma_pred, LEVEL + prior_weight, ITERATIONS)
         return state.picture, state
 
-    def _solve(
-        self, state: AdaptiveState, luma_pred: Tensor | None, prior_weight: float, iterations: int
-    ) -> AdaptiveState:
-        """Iterations of (A6) from where the state stands."""
-        wanted = state.wanted if luma_pred is None else state.wanted + prior_weight * luma_pred
+    def _solve(self, state: AdaptiveState, wanted: Tensor, level: float, iterations: int) -> AdaptiveState:
+        """Iterations of (A6) from where the state stands; its normal equations are (level + grad^T grad) f = wanted."""
         picture, dual = state.picture, state.dual
         for _ in range(iterations):
-            k = solve_screened(wanted + self.penalty * (picture - dual), LEVEL + prior_weight + self.penalty)
+            k = solve_screened(wanted + self.penalty * (picture - dual), level + self.penalty)
             picture = torch.minimum(torch.maximum(k + dual, state.lower), state.upper)
             dual = dual + k - picture
         return replace(state, picture=picture, dual=dual)
 
 
-def gradient(image: Tensor) -> Tensor:
-    """Forward differences along x and y, 0 at the far border: [B, 1, H, W] to [B, 2, H, W]."""
-    along_x = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
-    along_y = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
-    return torch.cat([along_x, along_y], dim=1)
-
-
-def gradient_adjoint(gradients: Tensor) -> Tensor:
-    """The adjoint of :func:`gradient`: [B, 2, H, W] to [B, 1, H, W]; the far border's differences do not count."""
-    along_x, along_y = gradients[:, :1, :, :-1], gradients[:, 1:, :-1]
-    return F.pad(along_x, (1, 0)) - F.pad(along_x, (0, 1)) + F.pad(along_y, (0, 0, 1, 0)) - F.pad(along_y, (0, 0, 0, 1))
-
-
-def solve_screened(wanted: Tensor, level: float) -> Tensor:
-    """The f with (level + grad^T grad) f = wanted [B, 1, H, W], by FFT of the picture mirrored at its borders.
-
-    On the mirrored, periodic grid the forward difference has the eigenvalues exp(iw) - 1, and its solution is that
-    of the picture with differences of 0 across its border.
-    """
-    height, width = wanted.shape[-2:]
-    mirrored = torch.cat([wanted, wanted.flip(-1)], dim=-1)
-    mirrored = torch.cat([mirrored, mirrored.flip(-2)], dim=-2)
-    w_x = math.pi * torch.arange(width + 1, device=wanted.device, dtype=wanted.dtype) / width
-    w_y = 2 * math.pi * torch.fft.fftfreq(2 * height, device=wanted.device, dtype=wanted.dtype)
-    operator = level + (2 - 2 * w_x.cos()) + (2 - 2 * w_y.cos())[:, None]
-    solved: Tensor = torch.fft.irfft2(torch.fft.rfft2(mirrored) / operator, s=(2 * height, 2 * width))
-    return solved[..., :height, :width]
-
-
-def window_mean(values: Tensor) -> Tensor:
-    """Gaussian mean over a window of ``WINDOW`` pixels, mirrored at the borders: [B, 1, H, W] likewise."""
-    radius = math.ceil(3 * WINDOW)
-    offsets = torch.arange(-radius, radius + 1, device=values.device, dtype=values.dtype)
-    kernel = torch.exp(-(offsets.square()) / (2 * WINDOW**2))
-    kernel = kernel / kernel.sum()
-    padded = F.pad(values, (radius, radius, radius, radius), mode="reflect")
-    return F.conv2d(F.conv2d(padded, kernel[None, None, None]), kernel[None, None, :, None])
+def window_product(one: Tensor, other: Tensor) -> Tensor:
+    """Windowed mean of the product of two gradients [B, 2, H, W]: [B, 1, H, W]."""
+    return gaussian_mean((one * other).sum(dim=1, keepdim=True), WINDOW)

@@ -8,12 +8,12 @@ others may leave it.
 
 from __future__ import annotations
 
-import math
 from typing import Literal, TypeAlias, TypeGuard, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ddfm_core.gradient_domain import gaussian_mean, inner_gradient, inner_gradient_adjoint, smooth, solve_screened
 
 Baseline: TypeAlias = Literal["mean", "max", "laplacian", "gradient"]
 
@@ -71,7 +71,7 @@ def laplacian_fusion(first: Tensor, second: Tensor) -> Tensor:
         coarse_first, coarse_second = _reduce(first), _reduce(second)
         size = (first.shape[-2], first.shape[-1])
         detail_first, detail_second = first - _expand(coarse_first, size), second - _expand(coarse_second, size)
-        energy_first, energy_second = (_smooth(detail.square(), _BINOMIAL) for detail in (detail_first, detail_second))
+        energy_first, energy_second = (smooth(detail.square(), _BINOMIAL) for detail in (detail_first, detail_second))
         details.append(torch.where(energy_first >= energy_second, detail_first, detail_second))
         first, second = coarse_first, coarse_second
     fused = torch.maximum(first, second)
@@ -88,20 +88,19 @@ def gradient_fusion(first: Tensor, second: Tensor) -> Tensor:
 
         f = argmin  BASE_WEIGHT ||f - B||^2 + ||grad f - g||^2,
 
-    the screened Poisson equation (BASE_WEIGHT + grad^T grad) f = BASE_WEIGHT B + grad^T g. Gradients are forward
-    differences within the picture, none lead across its borders, so that no side sees the one opposite. That operator
-    is diagonal under the DCT-II, with eigenvalues 2 - 2 cos(pi k / N) along a side of N pixels.
+    the screened Poisson equation (BASE_WEIGHT + grad^T grad) f = BASE_WEIGHT B + grad^T g, with gradients that none
+    of the picture's borders lead across (:mod:`ddfm_core.gradient_domain`).
     """
-    gradients = _inner_gradient(first), _inner_gradient(second)
-    energies = [_blur(gradient.square().sum(dim=1, keepdim=True)) for gradient in gradients]
+    gradients = inner_gradient(first), inner_gradient(second)
+    energies = [gaussian_mean(gradient.square().sum(dim=1, keepdim=True), GRADIENT_WINDOW) for gradient in gradients]
     wanted = torch.where(energies[0] >= energies[1], gradients[0], gradients[1])
     base = torch.maximum(first, second)
-    return _solve_screened(BASE_WEIGHT * base + _inner_gradient_adjoint(wanted), BASE_WEIGHT)
+    return solve_screened(BASE_WEIGHT * base + inner_gradient_adjoint(wanted), BASE_WEIGHT)
 
 
 def _reduce(image: Tensor) -> Tensor:
     """Smoothed, and every second row and column of it."""
-    return _smooth(image, _BINOMIAL)[..., ::2, ::2]
+    return smooth(image, _BINOMIAL)[..., ::2, ::2]
 
 
 def _expand(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -111,50 +110,4 @@ def _expand(image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     spread = image.new_zeros((*image.shape[:2], *size))
     spread[..., ::2, ::2] = 4 * image
-    return _smooth(spread, _BINOMIAL)
-
-
-def _blur(image: Tensor) -> Tensor:
-    """A Gaussian window of GRADIENT_WINDOW pixels, out to three of its standard deviations."""
-    radius = math.ceil(3 * GRADIENT_WINDOW)
-    taps = [math.exp(-((offset / GRADIENT_WINDOW) ** 2) / 2) for offset in range(-radius, radius + 1)]
-    return _smooth(image, tuple(tap / sum(taps) for tap in taps))
-
-
-def _smooth(image: Tensor, taps: tuple[float, ...]) -> Tensor:
-    """Convolve [B, 1, H, W] with a symmetric kernel along both axes, mirrored at the borders."""
-    radius = len(taps) // 2
-    kernel = image.new_tensor(taps)
-    padded = F.pad(image, (radius, radius, radius, radius), mode="reflect")
-    along_x = F.conv2d(padded, kernel.view(1, 1, 1, -1))
-    return F.conv2d(along_x, kernel.view(1, 1, -1, 1))
-
-
-def _inner_gradient(image: Tensor) -> Tensor:
-    """Forward differences along x and y [B, 2, H, W]; 0 in the last column and row, where there is no next pixel."""
-    along_x = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
-    along_y = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
-    return torch.cat([along_x, along_y], dim=1)
-
-
-def _inner_gradient_adjoint(gradient: Tensor) -> Tensor:
-    """The adjoint of :func:`_inner_gradient`: [B, 2, H, W] to [B, 1, H, W]."""
-    along_x, along_y = gradient[:, :1, :, :-1], gradient[:, 1:, :-1]
-    from_x = F.pad(along_x, (1, 0)) - F.pad(along_x, (0, 1))
-    from_y = F.pad(along_y, (0, 0, 1, 0)) - F.pad(along_y, (0, 0, 0, 1))
-    return from_x + from_y
-
-
-def _solve_screened(right: Tensor, screening: float) -> Tensor:
-    """The f of (screening + grad^T grad) f = ``right`` [B, 1, H, W], with :func:`_inner_gradient`.
-
-    The DCT-II of a picture is the FFT of the picture and its mirror images, of twice its sides.
-    """
-    height, width = right.shape[-2:]
-    mirrored = torch.cat([right, right.flip(-1)], dim=-1)
-    mirrored = torch.cat([mirrored, mirrored.flip(-2)], dim=-2)
-    w_x = 2 * math.pi * torch.fft.rfftfreq(2 * width, device=right.device, dtype=right.dtype)
-    w_y = 2 * math.pi * torch.fft.fftfreq(2 * height, device=right.device, dtype=right.dtype)
-    operator = screening + 4 - 2 * w_x.cos() - 2 * w_y.cos()[:, None]
-    solved: Tensor = torch.fft.irfft2(torch.fft.rfft2(mirrored) / operator, s=(2 * height, 2 * width))
-    return solved[..., :height, :width]
+    return smooth(spread, _BINOMIAL)

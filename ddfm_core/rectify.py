@@ -142,7 +142,7 @@ class PaperRectifier:
         first: Tensor,
         second: Tensor,
         state: EMState,
-        sigma: float = math.inf,  # noqa: ARG002
+        sigma: float = math.inf,  # noqa: ARG002 - for rules that weigh the prior
     ) -> tuple[Tensor, EMState]:
         """See :class:`Rectifier`."""
         x, y = luma_pred - second, first - second
@@ -188,7 +188,7 @@ class ReleasedRectifier:
         first: Tensor,
         second: Tensor,
         state: EMState,
-        sigma: float = math.inf,  # noqa: ARG002
+        sigma: float = math.inf,  # noqa: ARG002 - for rules that weigh the prior
     ) -> tuple[Tensor, EMState]:
         """See :class:`Rectifier`."""
         x, y = luma_pred - first, second - first
@@ -239,19 +239,29 @@ def gradient_adjoint(u: Tensor) -> Tensor:
 def solve_k(x: Tensor, u: Tensor) -> Tensor:
     """The k that minimises ||u - grad k||^2 + ||k - x||^2, one FFT pair (Eq. 25).
 
-    (1 + grad^T grad) k = x + grad^T u; the forward difference has the eigenvalues exp(iw) - 1, so the
-    operator has 1 + (2 - 2 cos w_x) + (2 - 2 cos w_y).
+    (1 + grad^T grad) k = x + grad^T u.
 
     Args:
         x: [B, 1, H, W].
         u: [B, 2, H, W].
     """
-    height, width = x.shape[-2:]
-    w_x = 2 * math.pi * torch.fft.rfftfreq(width, device=x.device, dtype=x.dtype)
-    w_y = 2 * math.pi * torch.fft.fftfreq(height, device=x.device, dtype=x.dtype)
-    operator = 5 - 2 * w_x.cos() - 2 * w_y.cos()[:, None]
-    k: Tensor = torch.fft.irfft2(torch.fft.rfft2(x + gradient_adjoint(u)) / operator, s=(height, width))
-    return k
+    return solve_smooth(x + gradient_adjoint(u), 1.0)
+
+
+def solve_smooth(right: Tensor, weight: float) -> Tensor:
+    """The x of (1 + weight grad^T grad) x = ``right`` [B, 1, H, W] on the periodic grid, one FFT pair.
+
+    The forward difference has the eigenvalues exp(iw) - 1, so the operator has 1 + weight ((2 - 2 cos w_x) +
+    (2 - 2 cos w_y)).
+    """
+    if weight == 0:
+        return right
+    height, width = right.shape[-2:]
+    w_x = 2 * math.pi * torch.fft.rfftfreq(width, device=right.device, dtype=right.dtype)
+    w_y = 2 * math.pi * torch.fft.fftfreq(height, device=right.device, dtype=right.dtype)
+    operator = 1 + 4 * weight - 2 * weight * w_x.cos() - 2 * weight * w_y.cos()[:, None]
+    solved: Tensor = torch.fft.irfft2(torch.fft.rfft2(right) / operator, s=(height, width))
+    return solved
 
 
 def solve_x(y: Tensor, k: Tensor, weight_y: Tensor, weight_zero: Tensor, penalty: float) -> Tensor:

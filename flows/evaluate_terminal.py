@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import AbstractContextManager
 
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from flows.evaluate import Evaluated, run_evaluation
 from flows.fuse_archive import PlannedRun, RunSummary
-from flows.terminal import SHOWN_PROBLEMS, TerminalProgress, TerminalWatcher, make_console, print_problems
+from flows.terminal import SHOWN_PROBLEMS, TerminalProgress, TerminalWatcher, make_console, print_problems, tell_stop
 from tasks.chunk import Progress
 from tasks.current import history_batches
 from tasks.evaluation.datasets import DataSet
@@ -84,9 +83,7 @@ def evaluate_on_terminal(evaluation: Evaluation, prefect: bool) -> int:
         else:
             run_evaluation(evaluation, watcher)
     except (StorageError, ReconcileError, RuntimeError) as error:
-        print(f"ddfm: the evaluation stopped: {error}", file=sys.stderr)
-        print("ddfm: what is committed stays; run the same command again to go on", file=sys.stderr)
-        return 3
+        return tell_stop("evaluation", error)
     console.print(f"{time.monotonic() - began:.0f} s")
     outcome = watcher.outcome
     if outcome is None or outcome.failed:

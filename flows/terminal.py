@@ -140,6 +140,13 @@ def print_problems(console: Console, seen: Overview) -> None:
     console.print(table)
 
 
+def tell_stop(what: str, error: BaseException) -> int:
+    """Say what stopped a run or an evaluation, and how to go on; the exit code for it."""
+    print(f"ddfm: the {what} stopped: {error}", file=sys.stderr)
+    print("ddfm: what is committed stays; run the same command again to go on", file=sys.stderr)
+    return 3
+
+
 def fuse_on_terminal(job: Job, prefect: bool) -> int:
     """Run a job and tell how it went; returns the exit code of ``ddfm fuse``.
 
@@ -157,9 +164,7 @@ def fuse_on_terminal(job: Job, prefect: bool) -> int:
         else:
             run_archive(job, watcher)
     except (StorageError, ReconcileError, RuntimeError) as error:
-        print(f"ddfm: the run stopped: {error}", file=sys.stderr)
-        print("ddfm: what is committed stays; run the same command again to go on", file=sys.stderr)
-        return 3
+        return tell_stop("run", error)
     if not watcher.summaries:
         with scratch_folder() as scratch:
             seen = overview(current_batches(absolute(job.out), job.method_name, scratch, PROBLEM_COLUMNS))
