@@ -16,6 +16,7 @@ from ddfm_core.ablations import FixedBalanceRectifier, rectify_alone
 from ddfm_core.adaptive import AdaptiveRectifier
 from ddfm_core.baselines import Baseline, fuse_baseline, is_baseline
 from ddfm_core.colour import luma, recolour
+from ddfm_core.default_steps import ADAPTIVE_START, ADAPTIVE_STEPS, STEPS
 from ddfm_core.moments import RunningMoments
 from ddfm_core.noise import batch_noise, content_keys
 from ddfm_core.priors import Prior
@@ -40,17 +41,17 @@ class FusionConfig:
     """How :func:`fuse` works. A value outside what is allowed raises ``ValueError``.
 
     Attributes:
-        mode: the rectification, `paper` (its equations), `released` (what its published code computes) or `adaptive`
-            (:mod:`ddfm_core.adaptive`, which does without ``tv_weight`` and ``phi``); or one of the classical rules of
+        mode: the rectification, `adaptive` (:mod:`ddfm_core.adaptive`, which does without ``tv_weight`` and ``phi``),
+            `paper` (its equations) or `released` (what its published code computes); or one of the classical rules of
             :mod:`ddfm_core.baselines`, `mean`, `max`, `laplacian`, `gradient`, which use neither the prior nor anything
             below but ``output``.
-        steps: timesteps visited, out of those of the prior's schedule.
+        steps: timesteps visited, out of those of the prior's schedule; None is ``ADAPTIVE_STEPS`` in mode `adaptive`
+            and ``STEPS`` in all others (:mod:`ddfm_core.default_steps`).
         update: the step from x_t to x_{t-1}, `ddim` or `posterior` (:func:`~ddfm_core.sampler.step_coefficients`).
         eta: noise of a `ddim` step, 0 (none) to 1.
         tv_weight: weight of the gradient penalty, the paper's psi, 0 or more.
-        penalty: the paper's eta, 0 or more; None is 0.1 in mode `paper`, 0.001 in mode `released`
-            and 0.3 in mode `adaptive`. With ``phi``
-            that of ADMM, above 0, None 10.
+        penalty: the paper's eta, 0 or more; None is 0.3 in mode `adaptive`, 0.1 in mode `paper` and 0.001 in mode
+            `released`. With ``phi`` that of ADMM, above 0, None 10.
         phi: in mode `paper`, a fixed balance of the sources instead of the one that the EM infers, 0 or more
             (:class:`~ddfm_core.ablations.FixedBalanceRectifier`); None is the EM.
         use_prior: False leaves out diffusion and prior and repeats the rectification alone, ``steps`` times from the
@@ -61,11 +62,12 @@ class FusionConfig:
         samples: pictures drawn, each from noise of its own, of which the result is the mean; the first is that of
             ``samples=1``. A baseline and ``use_prior=False`` draw nothing and allow 1 only.
         start: timestep at which to begin, from the rectification's own picture in that much noise (Chung et al., CVPR
-            2022); None is the last timestep of the schedule, pure noise.
+            2022). None is ``ADAPTIVE_START`` in mode `adaptive`, whatever ``steps`` is, and pure noise at the last
+            timestep in `paper` and `released`. That last one, 999 of a thousand, asks for the full range in any mode.
     """
 
-    mode: Mode = "paper"
-    steps: int = 100
+    mode: Mode = "adaptive"
+    steps: int | None = None
     update: Update = "ddim"
     eta: float = 0.0
     tv_weight: float = 0.5
@@ -80,7 +82,8 @@ class FusionConfig:
     def __post_init__(self) -> None:
         modes = get_args(Mode)
         _check("mode", self.mode, self.mode in modes, f"one of {', '.join(modes)}")
-        _check("steps", self.steps, _is_int(self.steps) and self.steps >= 1, "an integer of 1 or more")
+        steps_ok = self.steps is None or (_is_int(self.steps) and self.steps >= 1)
+        _check("steps", self.steps, steps_ok, "None or an integer of 1 or more")
         _check("update", self.update, self.update in get_args(Update), f"one of {', '.join(get_args(Update))}")
         _check("eta", self.eta, _is_number(self.eta) and 0 <= self.eta <= 1, "a number from 0 to 1")
         if self.update != "ddim":
@@ -100,8 +103,12 @@ class FusionConfig:
         _check("output", self.output, output_ok, f"None or one of {', '.join(get_args(Output))}")
         _check("seed", self.seed, _is_int(self.seed), "an integer")
         _check("samples", self.samples, _is_int(self.samples) and self.samples >= 1, "an integer of 1 or more")
-        start_ok = self.start is None or (_is_int(self.start) and self.start >= self.steps - 1)
-        _check("start", self.start, start_ok, f"None or an integer of steps - 1 = {self.steps - 1} or more")
+        start_ok = self.start is None or (_is_int(self.start) and self.start >= self.num_steps - 1)
+        _check("start", self.start, start_ok, f"None or an integer of steps - 1 = {self.num_steps - 1} or more")
+        if self.start is None and self.start_timestep is not None:
+            reason = f"timestep {self.start_timestep}, where mode {self.mode!r} begins; give a later start for more"
+            most = self.start_timestep + 1
+            _check("steps", self.steps, self.num_steps <= most, f"{most} or less from {reason}")
         if self.start is not None:
             reason = f"mode {self.mode!r}" if self.of_baseline else "use_prior False"
             _check("start", self.start, self.draws, f"None with {reason}, which has no noise to start from")
@@ -122,6 +129,20 @@ class FusionConfig:
         if self.penalty is None:
             return rule(tv_weight=self.tv_weight)
         return rule(penalty=self.penalty, tv_weight=self.tv_weight)
+
+    @property
+    def num_steps(self) -> int:
+        """``steps``, with None resolved."""
+        if self.steps is not None:
+            return self.steps
+        return ADAPTIVE_STEPS if self.mode == "adaptive" else STEPS
+
+    @property
+    def start_timestep(self) -> int | None:
+        """``start``, with None resolved; what is None then begins with pure noise, or draws none."""
+        if self.start is None and self.mode == "adaptive" and self.draws:
+            return ADAPTIVE_START
+        return self.start
 
     def output_rule(self) -> Output:
         """``output``, with None resolved."""
@@ -181,8 +202,8 @@ def fuse(
         config: None is ``FusionConfig()``.
         keys: one per pair; seed, key and number of the sample choose the noise. By default a hash of what the two
             sources show, so that batch, order and file names do not matter. Pairs that share a key share their noise.
-        x_T: the start instead of keyed noise, [B, prior.channels, H, W] (then extended like the sources) or of
-            the extended size. Noise drawn in the steps is keyed nevertheless.
+        x_T: noise to begin with instead of the keyed one, [B, prior.channels, H, W] (then extended like the sources)
+            or of the extended size. Noise drawn in the steps is keyed nevertheless.
         callback: called after each step of the first sample with (timestep, x_t, x0_pred, x0_rectified, state), of the
             extended size. A baseline has no steps.
 
@@ -197,10 +218,11 @@ def fuse(
         raise ValueError(f"first and second must agree in B, H and W, got {_size(first)} and {_size(second)}")
     if keys is not None and len(keys) != len(first):
         raise ValueError(f"keys must have one entry for each of {len(first)} pairs, got {len(keys)}")
-    if config.draws and config.steps > prior.schedule.num_timesteps:
-        raise ValueError(f"steps is {config.steps}, but the prior's schedule has {prior.schedule.num_timesteps}")
-    if config.draws and config.start is not None and config.start >= prior.schedule.num_timesteps:
-        raise ValueError(f"start is {config.start}, but the prior's timesteps are below {prior.schedule.num_timesteps}")
+    num_timesteps = prior.schedule.num_timesteps
+    if config.draws and config.num_steps > num_timesteps:
+        raise ValueError(f"steps is {config.num_steps}, but the prior's schedule has {num_timesteps}")
+    if config.start_timestep is not None and config.start_timestep >= num_timesteps:
+        raise ValueError(f"start is {config.start_timestep}, but the prior's timesteps are below {num_timesteps}")
     if x_T is not None and config.samples > 1:
         raise ValueError(f"samples is {config.samples}, but with a given x_T there is one start and one sample")
 
@@ -254,16 +276,17 @@ def _fused_luma(
     first, second = extend(first, prior.multiple), extend(second, prior.multiple)
     guidance = Guidance(config.rectifier(), first, second)
     if not config.use_prior:
-        return rectify_alone(guidance, config.steps, callback)[..., :height, :width]
+        return rectify_alone(guidance, config.num_steps, callback)[..., :height, :width]
     shape = (prior.channels, *first.shape[2:])
     x_t = noise("x_T", shape) if x_T is None else _given_start(x_T, (height, width), (len(first), *shape), prior)
-    if config.start is not None:
-        alpha_bar = float(prior.schedule.alphas_cumprod[config.start])
+    start = config.start_timestep
+    if start is not None:
+        alpha_bar = float(prior.schedule.alphas_cumprod[start])
         x_t = math.sqrt(alpha_bar) * rectify_alone(guidance, 1) + math.sqrt(1 - alpha_bar) * x_t
     x_0 = sample(
         prior,
         x_t,
-        respaced_timesteps(config.steps, prior.schedule.num_timesteps if config.start is None else config.start + 1),
+        respaced_timesteps(config.num_steps, prior.schedule.num_timesteps if start is None else start + 1),
         guidance,
         update=config.update,
         eta=config.eta,

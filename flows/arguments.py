@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ddfm_core.default_steps import ADAPTIVE_START, ADAPTIVE_STEPS, STEPS
+
 DESCRIPTION = """\
 Fuse whole archives of pairs of pictures or volumes (infrared + visible, MRI + CT, MRI + PET, MRI + SPECT) with DDFM,
 the denoising diffusion fusion model, using a pre-trained prior and no training on pairs.
@@ -15,7 +17,7 @@ EPILOG = """\
 examples:
   ddfm demo                                              make a small sample archive, fuse it, show where to look
   ddfm fuse archive/infrared archive/visible --out fused
-  ddfm fuse s3://bucket/ct s3://bucket/mri --out s3://bucket/fused --steps 25
+  ddfm fuse s3://bucket/ct s3://bucket/mri --out s3://bucket/fused --batch 16
   ddfm config --template > job.yaml                      every setting with its meaning
   ddfm fuse --config job.yaml
   ddfm fuse --archive studies --modality-first CT --modality-second MR --out fused     DICOM volumes, docs/volumes.md
@@ -37,27 +39,30 @@ The flow is recorded on the Prefect server at PREFECT_API_URL, or on an embedded
 
 EVALUATE_EPILOG = """\
 methods, of --methods:
-  paper                                  a mode: paper, released, mean, max, laplacian, gradient
+  adaptive                               a mode: adaptive, paper, released, mean, max, laplacian, gradient
   paper:steps=10,tv_weight=0.1           with fields of a job file changed; its name is made of them
-  quick=paper:steps=10                   the same under a name of yours
+  quick=adaptive:steps=5                 the same under a name of yours
   table2                                 the ablations of the paper's Table 2
 By default every mode. Each method is an ordinary fusion run into OUT/SET, resumed and left alone as by `ddfm fuse`.
 
 examples:
   ddfm evaluate /data/pairs --out evaluation
-  ddfm evaluate /data/pairs --out evaluation --sets roadscene tno --methods paper laplacian quick=paper:steps=10
+  ddfm evaluate /data/pairs --out evaluation --sets roadscene tno --methods adaptive laplacian quick=adaptive:steps=5
   ddfm evaluate /data/pairs --out evaluation --methods table2 --every 5 --steps 25
-  ddfm evaluate TNO --out grid --every 5 --grid steps=5,10,25,50,100 tv_weight=0.1,0.5
+  ddfm evaluate TNO --out grid --every 5 --grid steps=5,10,25,50,100 start=300,999
   ddfm evaluate TNO --out evaluation --sheets 8 --blind              judge without knowing which method is which
-  ddfm evaluate TNO --out evaluation --methods paper --trace 07      what happens to one pair, step by step
+  ddfm evaluate TNO --out evaluation --methods adaptive --trace 07    what happens to one pair, step by step
 
 writes OUT/evaluation.parquet (a row per set, method and pair), OUT/tables.md, OUT/sheets, OUT/plots;
 docs/evaluation.md lists the layouts that are recognised and explains what the tables mean
 """
 
+_STEPS = f"adaptive {ADAPTIVE_STEPS}; paper, released {STEPS}"
+_START = f"adaptive {ADAPTIVE_START}; paper, released pure noise"
+
 # Command line options that set a field of the job: (option, field, type, help). First those that name places:
 PLACE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
-    ("--mode", "mode", str, "paper (default), released; or a classical rule: mean, max, laplacian, gradient"),
+    ("--mode", "mode", str, "adaptive (default), paper, released; or a classical rule: mean, max, laplacian, gradient"),
     ("--pairs", "pairs", str, "a CSV or Parquet table of pairs instead of FIRST and SECOND"),
     ("--archive", "archive", str, "one root of DICOM series or BIDS files instead of FIRST and SECOND"),
     ("--pairing", "pairing", str, "in an archive: dicom (default) by patient and space, bids by names"),
@@ -68,8 +73,8 @@ PLACE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
 )
 # then those of `ddfm fuse` alone:
 FUSE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
-    ("--steps", "steps", int, "diffusion steps (default 100; 25 is about four times faster)"),
-    ("--start", "start", int, "timestep at which to begin instead of pure noise, such as 300"),
+    ("--steps", "steps", int, f"diffusion steps (default: {_STEPS})"),
+    ("--start", "start", int, f"timestep at which to begin; 999 is the full range (default: {_START})"),
     ("--seed", "seed", int, "chooses the noise, with the pair's content (default 0)"),
     ("--samples", "samples", int, "publish the mean of so many pictures and a map of their deviation (default 1)"),
     ("--batch", "batch", int, "pairs of one size that go through the network together (default 4)"),
@@ -158,7 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="make a small sample archive, fuse it, show where to look")
     demo.add_argument("--out", type=Path, default=Path("ddfm-demo"), help="folder to make (default: ./ddfm-demo)")
-    demo.add_argument("--steps", type=int, default=25, help="diffusion steps (default 25)")
+    demo.add_argument("--steps", type=int, help=f"diffusion steps (default {ADAPTIVE_STEPS})")
     demo.add_argument("--prefect", action="store_true", help="run as Prefect flows, as `ddfm fuse` does")
     return parser
 
@@ -199,8 +204,8 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="columns of the tables (default: the paper's)")
     parser.add_argument("--every", type=int, metavar="N", help="only every N-th pair of each data set")
     parser.add_argument("--output", choices=("clip", "stretch"), help="of pictures (default clip, also for released)")
-    parser.add_argument("--also-stretch", action="store_true", default=None, help="add a stretched twin per method")
-    parser.add_argument("--steps", type=int, help="diffusion steps, where a method does not say (default 100)")
+    parser.add_argument("--also-stretch", action="store_true", default=None, help="measure pictures stretched, too")
+    parser.add_argument("--steps", type=int, help=f"diffusion steps, where a method does not say (default: {_STEPS})")
     parser.add_argument("--seed", type=int, help="as in `ddfm fuse`, like the four below")
     parser.add_argument("--prior", help="bundled (default), or a file")
     parser.add_argument("--device", help="auto (default), cpu, cuda or cuda:N")

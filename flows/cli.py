@@ -50,8 +50,9 @@ def run_config(arguments: argparse.Namespace) -> int:
     job = read_job(_read_text(arguments.check))
     defaults = {name: info.get_default(call_default_factory=True) for name, info in type(job).model_fields.items()}
     print(f"{arguments.check} is a valid job.")
-    for name, value in job.model_dump().items():
-        origin = "" if value == defaults[name] else "   (set by the file)"
+    given = job.model_dump()
+    for name, value in job.resolved().model_dump().items():
+        origin = "" if given[name] == defaults[name] else "   (set by the file)"
         print(f"  {name:16} {value}{origin}")
     return 0
 

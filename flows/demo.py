@@ -12,8 +12,7 @@ from flows.terminal import fuse_on_terminal, make_console
 from tasks.codes import ConfigurationError
 from tasks.job_file import make_job
 
-# With the bundled prior, paper falls to one source in the flat regions of a head; released shows both.
-_VOLUMES: Final = {"privacy": "off", "batch": 8, "mode": "released"}
+_VOLUMES: Final = {"privacy": "off", "batch": 8}
 ARCHIVES: Final[tuple[tuple[str, str, str, Mapping[str, object]], ...]] = (
     ("infrared_visible", "infrared", "visible", {}),
     ("ct_mri", "ct", "mri", {}),
@@ -26,12 +25,13 @@ ARCHIVES: Final[tuple[tuple[str, str, str, Mapping[str, object]], ...]] = (
 """Data set, its two folders, and what its job says beside them."""
 
 
-def demo(folder: Path, steps: int, prefect: bool) -> int:
+def demo(folder: Path, steps: int | None, prefect: bool) -> int:
     """Make a sample archive below ``folder``, fuse it with the bundled prior, say where to look; the exit code.
 
     One infrared file of the sample is broken on purpose, so that its row shows what happens to such a file; for
     that reason a demo that went well ends with 0, although ``ddfm fuse`` would answer 1. The volumes are of nobody,
-    so their names are kept: real ones need a secret for their pseudonyms.
+    so their names are kept: real ones need a secret for their pseudonyms. Without ``steps`` it takes as many as the
+    default mode does.
 
     Raises:
         ConfigurationError: ``folder`` holds something else already.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from tasks.evaluation.evaluation import Evaluation, pairs_table
 from tasks.evaluation.gather import Means, mean_figures, method_rows, write_evaluation
 from tasks.evaluation.methods import Method, parse_grid
 from tasks.evaluation.pictures import write_key, write_plot, write_sheets, write_trace
+from tasks.evaluation.stretched import Twin, measure_twin, plan_twin
 from tasks.evaluation.tables import ResultTable, harvard_table, set_table, tables_text
 from tasks.job import Job
 from tasks.lock import hold
@@ -62,6 +64,14 @@ class Evaluated:
         return f"{sum(self.statuses.values())} rows: {counts}"
 
 
+@dataclass(frozen=True)
+class SetOutcome:
+    """What the methods over a data set came to: their runs, and by the names of methods the rows of their twins."""
+
+    summaries: Sequence[RunSummary]
+    twins: Mapping[str, pa.Table]
+
+
 class EvaluationWatcher(Watcher, Protocol):
     """Who follows an evaluation, and with it the runs of its jobs."""
 
@@ -70,6 +80,12 @@ class EvaluationWatcher(Watcher, Protocol):
 
     def evaluating(self, data_set: DataSet, method: Method) -> None:
         """The run of a method over a data set comes next; when all its pairs are settled there will be none."""
+
+    def measuring(self, twin: Twin) -> AbstractContextManager[Callable[[float], None]]:
+        """The pending pictures of a twin are measured next; what this gives is told of each."""
+
+    def measured(self, rows: pa.Table) -> None:
+        """They are measured, and these are their rows; not told when there were none."""
 
 
 def no_check() -> None:
@@ -100,10 +116,8 @@ def run_evaluation(
             (one.every(evaluation.every) for one in found)]  # fmt: skip
     traced = _find_traced(evaluation, methods, found)
     priors = Priors([job for one in sets for job in one.jobs.values()])
-    summaries: list[RunSummary] = []
-    for one in sets:
-        summaries += _fuse_set(evaluation, one, methods, priors, watcher, stages, check)
-    outcome = _report(evaluation, methods, sets, traced, priors, summaries)
+    outcomes = [_fuse_set(evaluation, one, methods, priors, watcher, stages, check) for one in sets]
+    outcome = _report(evaluation, sets, outcomes, traced, priors)
     watcher.evaluated(outcome)
     return outcome
 
@@ -143,8 +157,9 @@ def _fuse_set(
     watcher: EvaluationWatcher,
     stages: Stages,
     check: Callable[[], None],
-) -> list[RunSummary]:
-    summaries = []
+) -> SetOutcome:
+    summaries: list[RunSummary] = []
+    twins: dict[str, pa.Table] = {}
     with hold(evaluation.folder(one.data_set), evaluation.wait, check=check) as lock:
 
         def check_both() -> None:
@@ -159,7 +174,13 @@ def _fuse_set(
                 fuse_here(planned, priors.load(job), watcher, stages, check_both)
                 summaries.append(finish(planned))
                 watcher.finish(summaries[-1])
-    return summaries
+            if evaluation.has_twin(method):
+                twin = plan_twin(absolute(evaluation.out), one.data_set, method, job)
+                with watcher.measuring(twin) as progress:
+                    twins[method.name] = measure_twin(twin, progress, check_both)
+                if twin.pending:
+                    watcher.measured(twin.of_pending(twins[method.name]))
+    return SetOutcome(summaries, twins)
 
 
 def _find_traced(
@@ -171,7 +192,7 @@ def _find_traced(
         return None
     traceable = [method.name for method in methods if method.diffuses]
     if not traceable:
-        raise ConfigurationError("trace: none of the methods has diffusion steps; add one such as paper")
+        raise ConfigurationError("trace: none of the methods has diffusion steps; add one such as adaptive")
     hits = [(one, pair) for one in found for pair in one.pairs if wanted in (pair.key, f"{one.name}/{pair.key}")]
     if len(hits) != 1:
         many = ", ".join(f"{one.name}/{pair.key}" for one, pair in hits)
@@ -184,11 +205,10 @@ def _find_traced(
 
 def _report(
     evaluation: Evaluation,
-    methods: Sequence[Method],
     sets: Sequence[SetJobs],
+    outcomes: Sequence[SetOutcome],
     traced: tuple[DataSet, SetPair, str] | None,
     priors: Priors,
-    summaries: Sequence[RunSummary],
 ) -> Evaluated:
     """Gather the rows; write Parquet, tables, sheets and plots."""
     out = absolute(evaluation.out)
@@ -198,13 +218,16 @@ def _report(
     means_of: list[tuple[DataSet, list[Means]]] = []
     letters: dict[str, dict[str, str]] = {}
     files = []
-    for one in sets:
+    for one, outcome in zip(sets, outcomes, strict=True):
         tables = {name: method_rows(one.data_set, job) for name, job in one.jobs.items()}
-        rows += tables.values()
-        means = [mean_figures(table, evaluation.metrics) for table in tables.values()]
+        shown_tables = [
+            table for name in tables for table in (tables[name], outcome.twins.get(name)) if table is not None
+        ]
+        rows += shown_tables
+        means = [mean_figures(table, evaluation.metrics) for table in shown_tables]
         means_of.append((one.data_set, means))
         if evaluation.sheets_per_set:
-            outputs = {method.name: _outputs(tables[method.name]) for method in methods if not method.twin}
+            outputs = {name: _outputs(table) for name, table in tables.items()}
             letters |= write_sheets(
                 sheets, one.data_set, one.jobs, outputs, evaluation.sheets_per_set, evaluation.blind
             )  # fmt: skip
@@ -228,8 +251,9 @@ def _report(
     write_atomic(text, tables_text(shown).encode())
     statuses = {item["values"]: item["counts"] for item in pc.value_counts(all_rows["status"]).to_pylist()}
     return Evaluated(
-        tuple(shown), (parquet, text, *files), statuses, failed=any(summary.failed for summary in summaries)
-    )
+        tuple(shown), (parquet, text, *files), statuses,
+        failed=any(summary.failed for outcome in outcomes for summary in outcome.summaries),
+    )  # fmt: skip
 
 
 def _outputs(rows: pa.Table) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
+import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +19,7 @@ from tasks.current import history_batches
 from tasks.evaluation.datasets import DataSet
 from tasks.evaluation.evaluation import Evaluation
 from tasks.evaluation.methods import Method
+from tasks.evaluation.stretched import Twin
 from tasks.evaluation.tables import ResultTable
 from tasks.overview import PROBLEM_COLUMNS, overview
 from tasks.plan import PlanCounts
@@ -45,6 +48,22 @@ class TerminalEvaluationWatcher(TerminalWatcher):
     def evaluating(self, data_set: DataSet, method: Method) -> None:
         """Say which run comes next."""
         self.console.print(f"{data_set.name}, {escape(method.name)}")
+
+    @contextmanager
+    def measuring(self, twin: Twin) -> Iterator[Callable[[float], None]]:
+        """Say which twin comes next and how many of its pictures are to measure, and follow the progress."""
+        pending = len(twin.pending)
+        self.console.print(f"{twin.data_set.name}, {escape(twin.name)}")
+        told = f"{pending} of {len(twin.pictures)} pictures to measure" if pending else "all pictures are measured"
+        self.console.print(f"  {told}")
+        with TerminalProgress(self.console, pending, "measuring") as progress:
+            yield progress.fused
+
+    def measured(self, rows: pa.Table) -> None:
+        """Say what became of the pictures, and which could not be measured."""
+        seen = overview([rows], (), SHOWN_PROBLEMS)
+        self.console.print(f"  {seen.rows} pictures: {seen.sentence()}")
+        print_problems(self.console, seen, "not measured")
 
     def indexed(self, counts: PlanCounts) -> None:
         """Say what is to do; pairs of other evaluations are of no concern here."""

@@ -25,7 +25,7 @@ class Heartbeat:
         self.done = 0.0
         self.clock = clock
         self.problems: Counter[str] = Counter()
-        self.queues = (0, 0)
+        self.queues: tuple[int, int] | None = None
         self._began = self._spoke = clock()
 
     def count(self, rows: Sequence[ResultRow]) -> None:
@@ -41,14 +41,14 @@ class Heartbeat:
         return True
 
     def line(self) -> str:
-        """Pairs done, rate, time left, chunks that wait before and behind the network, and problems."""
+        """Pairs done, rate, time left, chunks that wait before and behind the network where that was told, problems."""
         seconds = self.clock() - self._began
         rate = self.done / seconds if seconds else 0.0
         left = duration((self.pairs - self.done) / rate) if rate else "unknown time"
-        read, publish = self.queues
+        queues = "" if self.queues is None else ", chunks read ahead {}, to publish {}".format(*self.queues)
         return (
-            f"{round(self.done, 1):g} of {self.pairs} pairs, {rate:.2f} pairs/s, {left} left, "
-            f"chunks read ahead {read}, to publish {publish}{self.problem_note()}"
+            f"{round(self.done, 1):g} of {self.pairs} pairs, {rate:.2f} pairs/s, {left} left"
+            f"{queues}{self.problem_note()}"
         )
 
     def problem_note(self) -> str:

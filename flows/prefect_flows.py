@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
 from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -37,10 +38,12 @@ from tasks.codes import ConfigurationError
 from tasks.evaluation.datasets import DataSet
 from tasks.evaluation.evaluation import Evaluation
 from tasks.evaluation.methods import Method
+from tasks.evaluation.stretched import Twin
 from tasks.evaluation.tables import tables_text
 from tasks.isolate import fuse_isolated
 from tasks.job import Job, Place
 from tasks.lock import BorrowedLock, hold
+from tasks.overview import overview
 from tasks.plan import PlanCounts
 from tasks.rows import ResultRow
 from tasks.run_folder import RunFolder
@@ -113,6 +116,16 @@ class LogEvaluationWatcher(LogWatcher):
     def evaluating(self, data_set: DataSet, method: Method) -> None:
         """Log which run comes next."""
         logger.info("%s, %s: %d pairs", data_set.name, method.name, len(data_set.pairs))
+
+    def measuring(self, twin: Twin) -> AbstractContextManager[Callable[[float], None]]:
+        """Log how many pictures are to measure."""
+        pending = len(twin.pending)
+        logger.info("%s, %s: %d of %d pictures to measure", twin.data_set.name, twin.name, pending, len(twin.pictures))
+        return nullcontext(LogProgress(pending).fused)
+
+    def measured(self, rows: pa.Table) -> None:
+        """Log the outcome."""
+        logger.info("%d pictures: %s", len(rows), overview([rows]).sentence())
 
     def evaluated(self, outcome: Evaluated) -> None:
         """Log the outcome."""

@@ -38,12 +38,12 @@ PAPER_METRICS = ("EN", "SD", "MI", "VIF", "Qabf", "SSIM")
 class TerminalProgress:
     """A bar on a terminal; elsewhere (cron, a container's log) a line every half minute. Thread-safe."""
 
-    def __init__(self, console: Console, pairs: int) -> None:
+    def __init__(self, console: Console, pairs: int, work: str = "fusing") -> None:
         self.console = console
         self.heartbeat = Heartbeat(pairs)
         self.lock = threading.Lock()
         self.bar = progress.Progress(
-            progress.TextColumn("fusing"),
+            progress.TextColumn(work),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TextColumn("pairs"),
@@ -54,7 +54,7 @@ class TerminalProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("fusing", total=pairs, note="")
+        self.task = self.bar.add_task(work, total=pairs, note="")
 
     def __enter__(self) -> TerminalProgress:
         self.bar.start()
@@ -125,11 +125,11 @@ class TerminalWatcher:
         self.console.print(f"table     {escape(current_uri(run.dest, summary.settings.job.method_name))}")
 
 
-def print_problems(console: Console, seen: Overview) -> None:
-    """A table of the pairs that were not fused, the first few of each code, with what to do."""
+def print_problems(console: Console, seen: Overview, title: str = "not fused") -> None:
+    """A table of the pairs that did not become ok, the first few of each code, with what to do."""
     if not seen.problems:
         return
-    table = Table(title="not fused", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("status", "code", "pair", "message"):
         table.add_column(column, overflow="fold")
     for row in seen.problems:
@@ -168,8 +168,8 @@ def fuse_on_terminal(job: Job, prefect: bool) -> int:
     if not watcher.summaries:
         with scratch_folder() as scratch:
             seen = overview(current_batches(absolute(job.out), job.method_name, scratch, PROBLEM_COLUMNS))
-        told = ", ".join(f"{count} {status}" for status, count in sorted(seen.statuses.items()))
-        console.print(f"nothing to do: 0 pairs planned, {seen.rows} are settled ({told}); {_since(began)}")
+        told = f"{seen.rows} are settled ({seen.sentence()})"
+        console.print(f"nothing to do: 0 pairs planned, {told}; {_since(began)}")
         return 0
     if any(summary.failed for summary in watcher.summaries):
         return 3

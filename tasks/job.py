@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from ddfm_core.default_steps import ADAPTIVE_START, ADAPTIVE_STEPS, STEPS
 from ddfm_core.fusion import ALGORITHM_VERSION, FusionConfig, Mode
 from tasks.ct_windows import CT_WINDOWS
 from tasks.modality import modality_of
@@ -76,27 +77,35 @@ class Job(BaseModel):
     )
 
     mode: Mode = Field(
-        "paper",
-        description="paper: the equations of DDFM (ICCV 2023). released: what its authors published as code. adaptive: "
-        "local evidence decides which source leads where. mean, max, laplacian, gradient: classical rules to compare "
-        "with, without steps, noise and prior.",
+        "adaptive",
+        description="adaptive: local evidence decides which source leads where. paper: the equations of DDFM (ICCV "
+        "2023). released: what its authors published as code. mean, max, laplacian, gradient: classical rules to "
+        "compare with, without steps, noise and prior.",
     )
-    steps: int = Field(100, ge=1, le=1000, description="Diffusion steps; 25 is about four times faster than 100.")
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description=f"Diffusion steps; time grows with them. Default: adaptive {ADAPTIVE_STEPS}, paper and released "
+        f"{STEPS}.",
+    )
     start: int | None = Field(
         None,
         ge=0,
-        description="Timestep at which to begin, from the rectification's own picture in noise: 300 needs a third of "
-        "the steps of a thousand timesteps. Default: pure noise.",
+        description="Timestep at which to begin, from the rectification's own picture in noise; 999, the last of a "
+        f"thousand, asks for the full range. Default: adaptive {ADAPTIVE_START}, whatever steps is, paper and released "
+        "pure noise at the last.",
     )
     update: Literal["ddim", "posterior"] = Field(
         "ddim", description="ddim: deterministic at eta 0. posterior: ancestral sampling as Algorithm 1 prints it."
     )
     eta: float = Field(0.0, ge=0, le=1, description="Share of fresh noise in each ddim step.")
-    tv_weight: float = Field(0.5, ge=0, description="Weight of the total variation term (psi of the paper).")
+    tv_weight: float = Field(0.5, ge=0, description="Of paper and released: weight of the total variation term (psi).")
     penalty: float | None = Field(
         None,
         gt=0,
-        description="Penalty of the splitting (eta of the paper). Default: paper 0.1, released 0.001, with phi 10.",
+        description="Penalty of the splitting (eta of the paper). Default: adaptive 0.3, paper 0.1, released 0.001, "
+        "with phi 10.",
     )
     phi: float | None = Field(
         None, ge=0, description="In paper: a fixed balance of the sources (Eq. 9) by ADMM. Default: the EM infers it."
@@ -260,9 +269,9 @@ class Job(BaseModel):
         config = self.fusion_config()
         if config.of_baseline:
             return self.mode
-        parts = [self.mode, f"{self.steps} steps"]
-        if self.start is not None:
-            parts.append(f"from timestep {self.start}")
+        parts = [self.mode, f"{config.num_steps} steps"]
+        if config.start_timestep is not None:
+            parts.append(f"from timestep {config.start_timestep}")
         if self.samples > 1:
             parts.append(f"{self.samples} samples")
         if self.phi is not None:
@@ -343,13 +352,18 @@ class Job(BaseModel):
             samples=self.samples,
         )
 
+    def resolved(self) -> Job:
+        """The same job with the steps and the start that its mode has by default written out."""
+        config = self.fusion_config()
+        return self.model_copy(update={"steps": config.num_steps, "start": config.start_timestep})
+
     def core_config(self) -> FusionConfig:
         """What the core is to do with a picture or a slice; the output rule of a volume is applied to all of it."""
         return replace(self.fusion_config(), output="none") if self.of_volumes else self.fusion_config()
 
     def config_hash(self, prior_sha256: str) -> str:
         """16 hexadecimal digits that change exactly when the pictures of a pair may change."""
-        pixels = self.model_dump(
+        pixels = self.resolved().model_dump(
             mode="json",
             include={"mode", "steps", "start", "update", "eta", "tv_weight", "penalty", "phi", "use_prior", "output",
                      "seed", "samples", "bit_depth", "first_range", "second_range", "max_pixels", "precision"},
@@ -372,6 +386,8 @@ class Job(BaseModel):
         if not config.draws:
             # The registration of volumes draws by the seed as well.
             unused |= {"update", "eta", "precision", "start"} | (set() if self.of_volumes else {"seed"})
+        if self.mode == "adaptive":
+            unused |= {"tv_weight"}
         if config.of_baseline:
             unused |= {"steps", "tv_weight", "penalty", "phi", "use_prior", "samples"}
         return unused

@@ -33,6 +33,10 @@ class Overview:
     problems: Sequence[Mapping[str, str]] = field(default_factory=tuple)
     means: Mapping[str, float] = field(default_factory=dict)
 
+    def sentence(self) -> str:
+        """The statuses in one line."""
+        return ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
+
 
 def overview(tables: Iterable[pa.Table], metrics: Sequence[str] = (), problems_per_code: int = 10) -> Overview:
     """Look through rows once, in the memory of one table.

@@ -176,7 +176,7 @@ def common_columns(row: ManifestRow, settings: RunSettings, device: str) -> dict
         "attempt": row.attempt,
         "lock_token": settings.token,
         "seed": job.seed,
-        "steps": job.steps,
+        "steps": job.fusion_config().num_steps,
         "samples": job.samples,
         "mode": job.mode,
         "prior_sha256": settings.prior_sha256,

@@ -78,7 +78,7 @@ def write_settings(settings: RunSettings) -> None:
     """Write config.json: the effective job, hashes and versions. Credentials are never part of a job."""
     content = {
         "run_id": settings.run.run_id,
-        "job": settings.job.model_dump(mode="json", by_alias=True),
+        "job": settings.job.resolved().model_dump(mode="json", by_alias=True),
         "config_hash": settings.config_hash,
         "prior_sha256": settings.prior_sha256,
         "algorithm_version": ALGORITHM_VERSION,

@@ -35,7 +35,7 @@ class Evaluation(BaseModel):
     metrics: tuple[str, ...] = Field(PAPER_METRICS, description="Columns of the tables.")
     every: int = Field(1, ge=1, description="Only every so many-th pair of each data set.")
     output: Literal["clip", "stretch"] = Field("clip", description="Of pictures, where a method does not say.")
-    also_stretch: bool = Field(False, description="Evaluate each method a second time, stretched as in the papers.")
+    also_stretch: bool = Field(False, description="Measure pictures a second time, stretched as in the papers.")
     steps: int | None = Field(None, description="Diffusion steps, where a method does not say.")
     seed: int = Field(0, description="As in a job, like the four below.")
     prior: str = "bundled"
@@ -74,13 +74,20 @@ class Evaluation(BaseModel):
         by_name: dict[str, Method] = {}
         for method in (*(named or (() if points else default_methods())), *points):
             filled = Method(method.name, {**self._decided(method), **method.settings})
-            for one in (filled, *([filled.stretched()] if self.also_stretch and not _stretches(filled) else [])):
-                if by_name.setdefault(one.name, one) != one:
-                    raise ConfigurationError(f"methods: {one.name} stands for two configurations; give other names")
-        shown = sum(not one.twin for one in by_name.values())
-        if self.blind and self.sheets_per_set and shown > _MOST_BLIND:
-            raise ConfigurationError(f"blind: there are {shown} methods for {_MOST_BLIND} letters; take fewer")
+            if by_name.setdefault(filled.name, filled) != filled:
+                raise ConfigurationError(f"methods: {filled.name} stands for two configurations; give other names")
+        for method in by_name.values():
+            if self.has_twin(method) and method.twin_name in by_name:
+                raise ConfigurationError(
+                    f"methods: {method.twin_name} is also the name of the stretched twin of {method.name}; give another"
+                )
+        if self.blind and self.sheets_per_set and len(by_name) > _MOST_BLIND:
+            raise ConfigurationError(f"blind: there are {len(by_name)} methods for {_MOST_BLIND} letters; take fewer")
         return tuple(by_name.values())
+
+    def has_twin(self, method: Method) -> bool:
+        """Whether the pictures of one of the chosen methods are measured stretched, too; not where they are anyway."""
+        return self.also_stretch and method.settings.get("output") != "stretch"
 
     def _decided(self, method: Method) -> dict[str, Any]:
         settings: dict[str, Any] = {"output": self.output, "prior": self.prior, "precision": self.precision}
@@ -120,10 +127,6 @@ class Evaluation(BaseModel):
             })  # fmt: skip
         except ConfigurationError as error:
             raise ConfigurationError(f"methods: {method.name}: {error}") from error
-
-
-def _stretches(method: Method) -> bool:
-    return method.settings.get("output") == "stretch"
 
 
 def pairs_table(data_set: DataSet) -> bytes:

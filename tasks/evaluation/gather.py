@@ -15,7 +15,7 @@ from tasks.codes import Status
 from tasks.current import current_batches
 from tasks.evaluation.datasets import DataSet
 from tasks.job import Job
-from tasks.schemas import table_of
+from tasks.schemas import RESULT_SCHEMA, table_of
 from tasks.scratch import scratch_folder
 from tasks.storage import absolute
 from tasks.tables import write_table
@@ -61,7 +61,10 @@ EVALUATION_SCHEMA: Final = pa.schema(
     ],
     metadata={"ddfm_schema": "evaluation", "ddfm_schema_version": "1"},
 )
-"""One row per data set, method and pair; ``seconds`` are those of the fusion alone, the rest is as in result rows."""
+"""One row per data set, method and pair; ``seconds`` are those of the fusion alone, the rest is as in result rows.
+
+The row of a stretched twin has a method and figures of its own; all else, ``output`` and ``output_uri`` too, is of the
+picture that was published and then stretched to be measured."""
 
 
 @dataclass(frozen=True)
@@ -89,29 +92,39 @@ def method_rows(data_set: DataSet, job: Job) -> pa.Table:
     Raises:
         StorageError: they cannot be read.
     """
-    columns = [*_OF_RUNS, *METRIC_NAMES]
+    current = current_columns(data_set, job, (*_OF_RUNS, *METRIC_NAMES))
+    found: dict[str, list[Any]] = current.to_pydict()
+    count = len(current)
+    fixed: dict[str, Any] = {"set": data_set.name, "method": job.method_name} | _settings(job)
+    found["seconds"] = found.pop("seconds_fuse")
+    return table_of(found | {name: [value] * count for name, value in fixed.items()}, EVALUATION_SCHEMA)
+
+
+def current_columns(data_set: DataSet, job: Job, columns: Sequence[str]) -> pa.Table:
+    """Columns of the current result rows of one method over the pairs of a data set, ``pair_key`` among them, by key.
+
+    Raises:
+        StorageError: they cannot be read.
+    """
     keys = pa.array(sorted({pair.key for pair in data_set.pairs}), pa.string())
     with scratch_folder() as scratch:
         tables = [
             table.filter(pc.is_in(table["pair_key"], keys))
             for table in current_batches(absolute(job.out), job.method_name, scratch, columns)
         ]
-    found: dict[str, list[Any]] = {
-        name: [value for table in tables for value in table[name].to_pylist()] for name in columns
-    }
-    count = len(found["pair_key"])
-    fixed: dict[str, Any] = {"set": data_set.name, "method": job.method_name} | _settings(job)
-    found["seconds"] = found.pop("seconds_fuse")
-    return table_of(found | {name: [value] * count for name, value in fixed.items()}, EVALUATION_SCHEMA)
+    return pa.concat_tables([RESULT_SCHEMA.empty_table().select(list(columns)), *tables])
 
 
 def _settings(job: Job) -> dict[str, Any]:
     config = job.fusion_config()
-    settings = {name: getattr(job, name) for name, _, _ in _SETTINGS}
+    effective = job.resolved()
+    settings = {name: getattr(effective, name) for name, _, _ in _SETTINGS}
     if config.of_baseline:
         settings = dict.fromkeys(settings) | {"mode": job.mode}
     elif not config.draws:
         settings |= dict.fromkeys(("update", "eta", "seed", "prior", "precision"))
+    if job.mode == "adaptive":
+        settings["tv_weight"] = None
     return settings | {"output": config.output_rule()}
 
 

@@ -18,7 +18,7 @@ from tasks.job import Job
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 STRETCHED: Final = "-stretch"
-"""Ends the name of a method's twin whose pictures are stretched as in the papers."""
+"""Ends the name of a method's twin: its pictures, measured again when they are stretched as in the papers."""
 
 TABLE2: Final = "table2"
 _TABLE2: Final = (
@@ -33,6 +33,7 @@ _TABLE2: Final = (
 _GROUPS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({TABLE2: _TABLE2})
 
 _GRID: Final[Mapping[str, Sequence[str]]] = MappingProxyType({
+    "mode": ("paper",),
     "tv_weight": ("0.1", "0.5", "1"),
     "penalty": ("0.01", "0.1", "1"),
     "steps": ("5", "10", "25"),
@@ -47,12 +48,10 @@ class Method:
     Attributes:
         name: of its folder and its rows.
         settings: fields of a job, with ``mode`` among them.
-        twin: whether it is another method's with stretched pictures, which contact sheets leave out.
     """
 
     name: str
     settings: Mapping[str, Any]
-    twin: bool = False
 
     @property
     def mode(self) -> str:
@@ -69,9 +68,10 @@ class Method:
         """Whether it is a variant of DDFM with a prior, not a classical rule or an ablation without one."""
         return not self.is_baseline and self.settings.get("use_prior", True) is not False
 
-    def stretched(self) -> Method:
-        """Its twin whose pictures are stretched to their full range, as the papers save them."""
-        return Method(self.name + STRETCHED, {**self.settings, "output": "stretch"}, twin=True)
+    @property
+    def twin_name(self) -> str:
+        """Of its stretched twin."""
+        return self.name + STRETCHED
 
 
 def allowed_fields() -> tuple[str, ...]:
@@ -119,8 +119,8 @@ def parse_methods(texts: Iterable[str]) -> tuple[Method, ...]:
 def parse_grid(texts: Sequence[str]) -> tuple[Method, ...]:
     """Every combination of the values of a grid, as written: ``tv_weight=0.1,0.5 steps=5,10,25 mode=paper``.
 
-    Fields that are not given have one value, their default; without any, ``tv_weight``, ``penalty`` and ``steps`` go
-    through values of ours.
+    Fields that are not given have one value, their default; without any, ``tv_weight``, ``penalty`` and ``steps`` of
+    mode `paper` go through values of ours.
 
     Raises:
         ConfigurationError: a text is not FIELD=VALUE,VALUE, or a field is given twice or unknown.

@@ -102,7 +102,7 @@ def write_trace(folder: str, data_set: DataSet, pair: SetPair, job: Job, prior: 
         raise ConfigurationError(f"trace: {data_set.name}/{pair.key} cannot be fused: {error}") from error
     first, second = (torch.from_numpy(np.ascontiguousarray(one))[None] for one in (sources.first, sources.second))
     config = job.fusion_config()
-    trace = Trace(first.shape[2], first.shape[3], config.steps)
+    trace = Trace(first.shape[2], first.shape[3], config.num_steps)
     fuse(first, second, prior, config, keys=[sources.key], callback=trace)
     uri = join(folder, data_set.name, f"{pair.key}.trace.png")
     write_picture(uri, trace_sheet(f"{data_set.name}  {pair.key}  {job.method_name}", trace.kept()))
@@ -119,8 +119,9 @@ def write_plot(folder: str, data_set: DataSet, means: Sequence[Means], jobs: Map
     if not metrics:
         return None
     points = [
-        GridPoint(re.sub(r"_steps-\d+", "", one.method), jobs[one.method].steps, one.figures) for one in means
-    ]  # fmt: skip
+        GridPoint(re.sub(r"_steps-\d+", "", one.method), jobs[one.method].fusion_config().num_steps, one.figures)
+        for one in means
+    ]
     uri = join(folder, f"{data_set.name}.png")
     write_picture(uri, grid_plot(data_set.name, points, metrics))
     return uri

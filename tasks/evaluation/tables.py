@@ -15,9 +15,10 @@ from tasks.evaluation.published import PublishedRow, Role, published_rows
 _LOWER_IS_BETTER: Final = frozenset({"MSE"})
 _CONVENTIONS: Final = (
     "Ours: means over the fused pairs, taken from the 8-bit grey levels of the published pictures; MI in nats, VIF and "
-    "SSIM summed over the sources, SSIM with data range 2. Pictures are saved by clipping, those of a method that ends "
-    f"in `{STRETCHED}` by stretching each from its least to its greatest value, as the papers do: it raises EN and SD "
-    "where a picture does not fill the range, and lowers them where it had left it. Bold: the best of our rows."
+    "SSIM summed over the sources, SSIM with data range 2. Pictures are saved by clipping. Rows that end in "
+    f"`{STRETCHED}` measure the same 8-bit pictures, each stretched from its least to its greatest luma. The papers "
+    "stretch before they round to 8 bits, which leaves more levels, so that their EN rises more. Bold: the best of our "
+    "rows."
 )
 _PUBLISHED: Final = (
     "Published rows are as printed, over the pairs that their authors chose, which need not be these. Figures of other "

@@ -75,7 +75,7 @@ class Trace:
 
     ::
 
-        trace = Trace(height, width, config.steps)
+        trace = Trace(height, width, config.num_steps)
         fuse(first, second, prior, config, callback=trace)
         trace_sheet("a pair", trace.kept()).save("trace.png")
     """

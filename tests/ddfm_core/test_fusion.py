@@ -13,8 +13,10 @@ from torch import Tensor
 
 import ddfm_core
 from ddfm_core.ablations import FixedBalanceRectifier, rectify_alone
+from ddfm_core.adaptive import AdaptiveRectifier
 from ddfm_core.baselines import Baseline, fuse_baseline
 from ddfm_core.colour import luma, to_ycbcr
+from ddfm_core.default_steps import ADAPTIVE_START, ADAPTIVE_STEPS, STEPS
 from ddfm_core.denoiser import Denoiser, DenoiserConfig
 from ddfm_core.fusion import FusionConfig, Mode, Output, extend, finish, fuse
 from ddfm_core.priors import CallablePrior, DenoiserPrior
@@ -262,7 +264,13 @@ def test_baselines_are_served_without_the_prior(mode: Mode) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [FusionConfig(steps=25), FusionConfig(steps=25, phi=1.0), FusionConfig(mode="released", steps=25)]
+    "config",
+    [
+        FusionConfig(steps=25),
+        FusionConfig(mode="paper", steps=25),
+        FusionConfig(mode="paper", steps=25, phi=1.0),
+        FusionConfig(mode="released", steps=25),
+    ],
 )
 def test_without_a_prior_the_rectification_works_alone(config: FusionConfig) -> None:
     first, second = random(2, 1, 20, 17, seed=1), random(2, 1, 20, 17, seed=2)
@@ -278,12 +286,13 @@ def test_without_a_prior_the_rectification_works_alone(config: FusionConfig) -> 
 def test_a_fixed_balance_changes_the_rule_of_mode_paper() -> None:
     first, second = random(1, 1, 20, 20, seed=1), random(1, 1, 20, 20, seed=2)
     prior = smoothing_prior()
-    near = fuse(first, second, prior, FusionConfig(steps=3, phi=0.1, tv_weight=0)).luma
+    near = fuse(first, second, prior, FusionConfig(mode="paper", steps=3, phi=0.1, tv_weight=0)).luma
     torch.testing.assert_close(near, first, rtol=0, atol=0.05)
-    far = fuse(first, second, prior, FusionConfig(steps=3, phi=10.0, tv_weight=0)).luma
+    far = fuse(first, second, prior, FusionConfig(mode="paper", steps=3, phi=10.0, tv_weight=0)).luma
     torch.testing.assert_close(far, second, rtol=0, atol=0.05)
-    assert FusionConfig(phi=2.0).rectifier() == FixedBalanceRectifier(2.0, penalty=10.0, tv_weight=0.5)
-    assert FusionConfig(phi=2.0, penalty=3.0).rectifier() == FixedBalanceRectifier(2.0, penalty=3.0, tv_weight=0.5)
+    balanced = FusionConfig(mode="paper", phi=2.0)
+    assert balanced.rectifier() == FixedBalanceRectifier(2.0, penalty=10.0, tv_weight=0.5)
+    assert replace(balanced, penalty=3.0).rectifier() == FixedBalanceRectifier(2.0, penalty=3.0, tv_weight=0.5)
 
 
 # Several samples
@@ -292,7 +301,8 @@ def test_a_fixed_balance_changes_the_rule_of_mode_paper() -> None:
 def test_one_sample_is_the_first_of_many_and_their_mean_and_deviation_are_given() -> None:
     first, second = random(2, 1, 16, 20, seed=1), random(2, 1, 16, 20, seed=2)
     prior, keys = smoothing_prior(), [b"a", b"b"]
-    config = FusionConfig(steps=3, eta=1.0, output="stretch")
+    # In mode paper, where much is left to the noise, as in the next test.
+    config = FusionConfig(mode="paper", steps=3, eta=1.0, output="stretch")
     means = {n: fuse(first, second, prior, replace(config, samples=n), keys) for n in (1, 2, 3)}
     plain = fuse(first, second, prior, config, keys)
     assert torch.equal(means[1].image, plain.image)
@@ -324,7 +334,7 @@ def test_samples_differ_where_the_sources_do() -> None:
     first = random(1, 1, 32, 32, seed=1, span=0.5)
     second = first.clone()
     second[..., 16:] = -second[..., 16:]
-    std = fuse(first, second, smoothing_prior(), FusionConfig(steps=6, samples=5)).std
+    std = fuse(first, second, smoothing_prior(), FusionConfig(mode="paper", steps=6, samples=5)).std
     assert std is not None
     assert std[..., 18:30].mean() > 3 * std[..., 2:14].mean()
 
@@ -334,7 +344,7 @@ def test_a_callback_sees_one_sample_and_a_given_start_allows_one() -> None:
     seen: list[int] = []
     config = FusionConfig(steps=2, samples=3)
     fuse(first, second, smoothing_prior(), config, callback=lambda timestep, *_: seen.append(timestep))
-    assert seen == [999, 0]
+    assert seen == [ADAPTIVE_START, 0]
     with pytest.raises(ValueError, match="samples is 3, but with a given x_T"):
         fuse(first, second, smoothing_prior(), config, x_T=random(1, 1, 16, 16))
 
@@ -367,7 +377,8 @@ def test_callback_and_configuration_reach_the_loop() -> None:
         assert state is not None
         seen.append((timestep, tuple(x_t.shape)))
 
-    fuse(first, second, smoothing_prior(multiple=16), FusionConfig(steps=3), callback=look)
+    config = FusionConfig(mode="paper", steps=3)
+    fuse(first, second, smoothing_prior(multiple=16), config, callback=look)
     assert seen == [(999, (1, 1, 32, 32)), (500, (1, 1, 32, 32)), (0, (1, 1, 32, 32))]
 
 
@@ -429,7 +440,13 @@ def test_configuration_names_what_is_wrong(field: str, value: Any) -> None:
         ({"use_prior": False, "samples": 2}, "samples is 2; it must be 1 with use_prior False, which draws nothing"),
         ({"mode": "max", "use_prior": False}, "use_prior is False; it must be True in mode 'max'"),
         ({"mode": "released", "phi": 1.0}, "phi is 1.0; it must be None in mode 'released'; it belongs to 'paper'"),
-        ({"phi": 1.0, "penalty": 0.0}, "penalty is 0.0; it must be above 0 with phi"),
+        ({"phi": 1.0}, "phi is 1.0; it must be None in mode 'adaptive'; it belongs to 'paper'"),
+        ({"mode": "paper", "phi": 1.0, "penalty": 0.0}, "penalty is 0.0; it must be above 0 with phi"),
+        (
+            {"steps": ADAPTIVE_START + 2},
+            f"steps is {ADAPTIVE_START + 2}; it must be {ADAPTIVE_START + 1} or less from timestep {ADAPTIVE_START}, "
+            "where mode 'adaptive' begins; give a later start for more",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -444,12 +461,41 @@ def test_eta_belongs_to_ddim() -> None:
 
 @pytest.mark.parametrize("output", ["clip", "stretch", "none"])
 def test_defaults_depend_on_the_mode(output: Output) -> None:
-    assert FusionConfig().rectifier() == PaperRectifier(penalty=0.1, tv_weight=0.5)
+    assert FusionConfig().rectifier() == AdaptiveRectifier(penalty=0.3)
+    assert FusionConfig(penalty=0.1).rectifier() == AdaptiveRectifier(penalty=0.1)
+    assert FusionConfig(mode="paper").rectifier() == PaperRectifier(penalty=0.1, tv_weight=0.5)
     assert FusionConfig(mode="released").rectifier() == ReleasedRectifier(penalty=0.001, tv_weight=0.5)
-    assert FusionConfig(penalty=0.0, tv_weight=2).rectifier() == PaperRectifier(penalty=0.0, tv_weight=2)
-    assert FusionConfig().output_rule() == "clip"
+    strict = FusionConfig(mode="paper", penalty=0.0, tv_weight=2)
+    assert strict.rectifier() == PaperRectifier(penalty=0.0, tv_weight=2)
+    assert FusionConfig().output_rule() == FusionConfig(mode="paper").output_rule() == "clip"
     assert FusionConfig(mode="released").output_rule() == "stretch"
     assert FusionConfig(mode="released", output=output).output_rule() == output
+
+
+def test_steps_and_start_are_those_of_the_mode_unless_told() -> None:
+    def asked(**settings: Any) -> tuple[int, int | None]:
+        config = FusionConfig(**settings)
+        return config.num_steps, config.start_timestep
+
+    assert asked() == asked(mode="adaptive") == (ADAPTIVE_STEPS, ADAPTIVE_START)
+    assert asked(mode="paper") == asked(mode="released") == (STEPS, None)
+    assert asked(steps=4) == (4, ADAPTIVE_START)
+    assert asked(start=999) == (ADAPTIVE_STEPS, 999)
+    assert asked(steps=500, start=999) == (500, 999)
+    assert asked(mode="paper", steps=4) == (4, None)
+    assert asked(mode="paper", start=300) == (STEPS, 300)
+    # What draws nothing has no start, also when it is made of a configuration that has one.
+    assert replace(FusionConfig(), use_prior=False).start_timestep is None
+    assert asked(mode="max")[1] is None
+
+
+def test_the_default_is_what_it_says_written_out() -> None:
+    first, second = random(1, 1, 16, 16, seed=1), random(1, 1, 16, 16, seed=2)
+    seen: list[int] = []
+    written = FusionConfig(mode="adaptive", steps=ADAPTIVE_STEPS, start=ADAPTIVE_START)
+    default = fuse(first, second, smoothing_prior(), callback=lambda timestep, *_: seen.append(timestep))
+    assert torch.equal(default.image, fuse(first, second, smoothing_prior(), written).image)
+    assert (len(seen), seen[0], seen[-1]) == (ADAPTIVE_STEPS, ADAPTIVE_START, 0)
 
 
 def test_the_package_exports_its_names() -> None:

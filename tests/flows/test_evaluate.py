@@ -1,6 +1,8 @@
 """An evaluation over tiny data sets: rows, tables, sheets, and what a second call does."""
 
 import json
+from collections import defaultdict
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,9 +10,10 @@ import pytest
 from PIL import Image
 
 from flows.cli import main
-from flows.evaluate import run_evaluation
+from flows.evaluate import no_check, run_evaluation
 from tasks import chunk
 from tasks.codes import ConfigurationError
+from tasks.evaluation import stretched
 from tasks.evaluation.evaluation import make_evaluation
 from tasks.evaluation.gather import EVALUATION_SCHEMA
 from tasks.storage import StorageError
@@ -22,14 +25,23 @@ EM = "em=paper:use_prior=false,steps=2"
 
 
 class Watcher(SilentWatcher):
-    """Keeps the summaries, and which methods were evaluated."""
+    """Keeps the summaries, which methods were evaluated, and which stretched pictures measured."""
 
     def __init__(self):
         super().__init__()
         self.methods = []
+        self.pictures = defaultdict(list)
+        self.twins = {}
 
     def evaluating(self, data_set, method):
         self.methods.append((data_set.name, method.name))
+
+    def measuring(self, twin):
+        return nullcontext(self.pictures[twin.data_set.name, twin.name].append)
+
+    def measured(self, rows):
+        for row in rows.to_pylist():
+            self.twins.setdefault((row["set"], row["method"]), []).append(row["pair_key"])
 
     def evaluated(self, outcome):
         self.outcome = outcome
@@ -47,10 +59,10 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def evaluate(data, **settings):
+def evaluate(data, check=no_check, **settings):
     asked = {"data": str(data), "out": str(data.parent / "out"), "methods": (EM, "mean"), "sheets": 0}
     watcher = Watcher()
-    return run_evaluation(make_evaluation(asked | settings), watcher), watcher
+    return run_evaluation(make_evaluation(asked | settings), watcher, check=check), watcher
 
 
 def rows(data):
@@ -82,10 +94,10 @@ def test_every_pair_of_every_set_and_method_has_a_row(data):
 
 
 def test_pictures_are_those_of_an_ordinary_fusion(data, tmp_path):
-    evaluate(data, sets=("tno",), methods=("paper:steps=2",))
+    evaluate(data, sets=("tno",), methods=("adaptive:steps=2",))
     command = ["fuse", f"{data}/tno/ir", f"{data}/tno/vi", "--out", f"{tmp_path}/plain", "--steps", "2", "--no-prefect"]
     assert main(command) == 0
-    assert pictures(tmp_path / "plain/fused/paper") == pictures(tmp_path / "out/tno/fused/paper_steps-2")
+    assert pictures(tmp_path / "plain/fused/adaptive") == pictures(tmp_path / "out/tno/fused/adaptive_steps-2")
 
 
 def test_a_second_call_fuses_nothing_and_more_pairs_only_those(data):
@@ -154,15 +166,105 @@ def test_sheets_hide_the_methods_behind_letters(data):
     assert str(sheets / "key.json") in outcome.files
 
 
+def method_rows(data, method):
+    return [row for row in rows(data) if row["method"] == method]
+
+
+def test_a_stretched_twin_measures_the_published_pictures(data):
+    stretching = "own=max:output=stretch"
+    outcome, watcher = evaluate(data, methods=("max", stretching), also_stretch=True)
+    assert dict(outcome.statuses) == {"ok": 15}
+    assert [method for _, method in watcher.methods] == ["max", "own"] * 2
+    names = [("harvard_mri_ct", "max-stretch"), ("tno", "max-stretch")]
+    assert watcher.twins == dict(zip(names, (["0", "1"], ["0", "1", "2"]), strict=True))
+    assert watcher.pictures == dict(zip(names, ([1, 1], [1, 1, 1]), strict=True))
+    assert list(dict.fromkeys(row["method"] for row in rows(data))) == ["max", "max-stretch", "own"]
+    assert sorted(path.name for path in (data.parent / "out/tno/fused").iterdir()) == ["max", "own"]
+    assert "| `max-stretch` |" in (data.parent / "out/tables.md").read_text().replace("**", "")
+
+    base, twin, own = (method_rows(data, name) for name in ("max", "max-stretch", "own"))
+    others = EVALUATION_SCHEMA.names[: EVALUATION_SCHEMA.names.index("EN")]
+    for one, other in zip(base, twin, strict=True):
+        expected = {name: one[name] for name in others} | {"method": "max-stretch"}
+        assert {name: other[name] for name in others} == expected
+    assert all(other["SD"] > one["SD"] + 1 for one, other in zip(base, twin, strict=True))
+    # The maximum of grey pictures has whole levels, so that it does not matter whether it is rounded before.
+    for other, fused in zip(twin[:2], own[:2], strict=True):
+        assert (other["set"], other["EN"]) == ("harvard_mri_ct", pytest.approx(fused["EN"]))
+        assert [other[name] for name in ("SD", "MI", "Qabf", "SSIM")] == pytest.approx(
+            [fused[name] for name in ("SD", "MI", "Qabf", "SSIM")]
+        )
+
+
+def test_only_pictures_that_are_new_or_changed_are_measured_again(data):
+    def measured(**settings):
+        _, watcher = evaluate(data, sets=("tno",), methods=("max",), also_stretch=True, **settings)
+        return watcher.twins.get(("tno", "max-stretch"), [])
+
+    assert measured(every=2) == ["0", "2"]
+    assert measured() == ["1"]
+    before = method_rows(data, "max-stretch")
+    assert measured() == measured(every=2) == []
+    # A darker corner in the visible picture, below the maximum: the fused picture stays, its figures do not.
+    levels = np.asarray(Image.open(data / "tno/vi/0.png")).copy()
+    infrared = np.asarray(Image.open(data / "tno/ir/0.png"))
+    place = np.unravel_index(np.argmax(infrared.astype(int) - levels.max(axis=2)), infrared.shape)
+    levels[place] = 0
+    Image.fromarray(levels).save(data / "tno/vi/0.png")
+    write_picture(data / "tno/ir/1.png", 99)
+    assert measured() == ["0", "1"]
+    after = method_rows(data, "max-stretch")
+    assert [one["MI"] == other["MI"] for one, other in zip(before, after, strict=True)] == [False, False, True]
+
+
+def test_what_was_measured_before_a_stop_is_kept(data, monkeypatch):
+    monkeypatch.setattr(stretched, "_KEPT_TOGETHER", 1)
+    right, calls = stretched.measure, []
+
+    def stopping(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise StorageError("out", "is out of reach", "wait")
+        return right(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stretched, "measure", stopping)
+        with pytest.raises(StorageError):
+            evaluate(data, sets=("tno",), methods=("max",), also_stretch=True)
+    _, watcher = evaluate(data, sets=("tno",), methods=("max",), also_stretch=True)
+    assert watcher.twins == {("tno", "max-stretch"): ["2"]}
+
+
+def test_a_picture_that_cannot_be_measured_is_a_row(data, capsys):
+    (data / "tno/vi/2.png").write_bytes(b"no picture")
+    evaluate(data, sets=("tno",), methods=("max",))
+    write_picture(data.parent / "out/tno/fused/max/0.png", 50)
+    command = ["evaluate", str(data), "--out", f"{data.parent}/out", "--sets", "tno", "--methods", "max"]
+    command += ["--also-stretch", "--sheets", "0", "--no-prefect"]
+    assert main(command) == 1
+    told = capsys.readouterr().out
+    assert "2 of 2 pictures to measure" in told
+    assert "2 pictures: 1 failed, 1 ok" in told
+    assert "verify --deep --repair" in told
+    twins = method_rows(data, "max-stretch")
+    assert [row["code"] for row in twins] == ["read_failed", None, "decode_failed"]
+    assert [row["EN"] is None for row in twins] == [True, False, True]
+    # The advice of the row helps.
+    assert main(["verify", f"{data.parent}/out/tno", "--deep", "--repair"]) == 1
+    assert main(command) == 1
+    assert [row["code"] for row in method_rows(data, "max-stretch")] == [None, None, "decode_failed"]
+
+
 def test_the_trace_of_a_pair(data):
-    evaluate(data, sets=("tno",), methods=("mean", "paper:steps=2"), trace="1")
+    evaluate(data, sets=("tno",), methods=("mean", "adaptive:steps=2"), trace="1")
     with Image.open(data.parent / "out/sheets/tno/1.trace.png") as page:
         assert min(page.size) > 256
 
 
 def test_a_grid_ends_in_a_plot(data):
     evaluate(data, sets=("tno",), methods=(), every=3, grid=("steps=1,2", "use_prior=false"))
-    assert {row["method"] for row in rows(data)} == {"paper_steps-1_use_prior-False", "paper_steps-2_use_prior-False"}
+    names = {f"adaptive_steps-{steps}_use_prior-False" for steps in (1, 2)}
+    assert {row["method"] for row in rows(data)} == names
     with Image.open(data.parent / "out/plots/tno.png") as plot:
         assert plot.width > 500
 
@@ -172,10 +274,10 @@ def test_a_grid_ends_in_a_plot(data):
     [
         ({"sets": ("roadscene",)}, "no data set 'roadscene'; found are harvard_mri_ct, tno"),
         ({"methods": ("magic",)}, "no mode 'magic'"),
-        ({"methods": ("paper:steps=0",)}, "steps: "),
+        ({"methods": ("adaptive:steps=0",)}, "steps: "),
         ({"prior": "absent.pt"}, "absent.pt"),
-        ({"trace": "9", "methods": ("paper",)}, "'9' is no pair of harvard_mri_ct, tno"),
-        ({"trace": "0", "methods": ("paper",)}, "write SET/KEY, such as harvard_mri_ct/0, tno/0"),
+        ({"trace": "9", "methods": ("adaptive",)}, "'9' is no pair of harvard_mri_ct, tno"),
+        ({"trace": "0", "methods": ("adaptive",)}, "write SET/KEY, such as harvard_mri_ct/0, tno/0"),
         ({"trace": "tno/0", "methods": ("mean",)}, "none of the methods has diffusion steps"),
     ],
 )

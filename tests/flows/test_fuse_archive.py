@@ -45,8 +45,8 @@ def test_every_pair_becomes_a_picture_and_a_row(tmp_path):
     for key, row in rows.items():
         picture = Image.open(row["output_uri"])
         assert (picture.size, picture.mode) == ((104, 88), "RGB")
-        assert (row["height"], row["width"], row["dataset"], row["mode"]) == (88, 104, "made", "paper")
-        assert row["output_sha256"] == pictures(tmp_path / "out/fused/paper")[f"{key}.png"]
+        assert (row["height"], row["width"], row["dataset"], row["mode"]) == (88, 104, "made", "adaptive")
+        assert row["output_sha256"] == pictures(tmp_path / "out/fused/adaptive")[f"{key}.png"]
         assert all(np.isfinite(row[name]) for name in METRIC_NAMES)
         assert row["seconds_fuse"] > 0
 
@@ -88,13 +88,13 @@ def test_an_unchanged_archive_plans_nothing_and_a_changed_one_just_what_changed(
     settings = job_settings(make_archive(tmp_path, 4))
     run(settings)
     assert run(settings) == []
-    before = pictures(tmp_path / "out/fused/paper")
+    before = pictures(tmp_path / "out/fused/adaptive")
     write_picture(tmp_path / "vi/002.png", 99, colour=True)
     write_picture(tmp_path / "ir/004.png", 50)
     write_picture(tmp_path / "vi/004.png", 51, colour=True)
     (summary,) = run(settings)
     assert summary.reconciliation.pairs == 2
-    after = pictures(tmp_path / "out/fused/paper")
+    after = pictures(tmp_path / "out/fused/adaptive")
     assert {key for key in after if after[key] != before.get(key)} == {"002.png", "004.png"}
     (summary,) = run(settings | {"seed": 7})
     assert summary.reconciliation.pairs == 5
@@ -106,7 +106,7 @@ def test_two_methods_live_side_by_side(tmp_path):
     run(settings | {"mode": "released"})
     assert run(settings) == []
     assert set(pictures(tmp_path / "out/fused")) == {
-        f"{m}/{k}.png" for m in ("paper", "released") for k in ("000", "001")
+        f"{m}/{k}.png" for m in ("adaptive", "released") for k in ("000", "001")
     }
 
 
@@ -175,16 +175,16 @@ def test_batches_and_order_do_not_choose_the_pictures(tmp_path):
         make_archive(tmp_path / name, 6)
     run(job_settings(tmp_path / "one", batch=1))
     run(job_settings(tmp_path / "three", batch=3, chunk_pairs=6))
-    for path in sorted((tmp_path / "one/out/fused/paper").iterdir()):
+    for path in sorted((tmp_path / "one/out/fused/adaptive").iterdir()):
         one = np.asarray(Image.open(path), dtype=int)
-        three = np.asarray(Image.open(tmp_path / "three/out/fused/paper" / path.name), dtype=int)
+        three = np.asarray(Image.open(tmp_path / "three/out/fused/adaptive" / path.name), dtype=int)
         assert np.abs(one - three).max() <= 1
 
 
 def test_sixteen_bits_on_request(tmp_path):
     settings = job_settings(make_archive(tmp_path, 1), bit_depth=16)
     run(settings)
-    content = (tmp_path / "out/fused/paper/000.png").read_bytes()
+    content = (tmp_path / "out/fused/adaptive/000.png").read_bytes()
     assert content[24] == 16  # the bit depth in a PNG's header
 
 
@@ -200,7 +200,7 @@ def test_in_memory(tmp_path):
     (summary,) = run(settings)
     assert summary.count(Status.OK) == 2
     assert run(settings) == []
-    assert memory.exists("/test-archive/out/fused/paper/000.png")
+    assert memory.exists("/test-archive/out/fused/adaptive/000.png")
 
 
 def test_an_empty_folder_is_a_wrong_configuration(tmp_path):
@@ -251,7 +251,7 @@ def test_pairs_that_vanished_are_listed_and_keep_their_rows(tmp_path):
     (summary,) = run(settings)
     vanished = pq.read_table(summary.settings.run.vanished_uri).to_pylist()
     assert [(row["pair_key"], row["output_uri"]) for row in vanished] == [
-        ("001", f"{tmp_path}/out/fused/paper/001.png")
+        ("001", f"{tmp_path}/out/fused/adaptive/001.png")
     ]
     assert rows_by_key(settings)["001"]["status"] == Status.OK
 

@@ -22,7 +22,7 @@ def test_the_line_tells_pairs_rate_time_left_and_queues():
 
 
 def test_before_the_first_pair_no_time_is_promised():
-    assert "0.00 pairs/s, unknown time left" in Heartbeat(5, Clock()).line()
+    assert Heartbeat(5, Clock()).line() == "0 of 5 pairs, 0.00 pairs/s, unknown time left"
 
 
 def test_it_is_due_every_half_minute():

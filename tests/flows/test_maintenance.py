@@ -59,7 +59,7 @@ def test_index_with_a_selection(archive, capsys):
 
 
 def test_verify_finds_what_is_broken_and_repair_mends_it(archive, capsys):
-    folder = archive / "out/fused/paper"
+    folder = archive / "out/fused/adaptive"
     assert main(["verify", f"{archive}/out", "--deep"]) == 0
     assert "5 pictures, 5 of them compared" in capsys.readouterr().out
     expected = pictures(folder)
@@ -75,7 +75,7 @@ def test_verify_finds_what_is_broken_and_repair_mends_it(archive, capsys):
     assert "1 missing_output" in told
     assert "1 different_output" in told
     assert "1 strange_output" in told
-    assert "planned for 2 pairs of paper" in told
+    assert "planned for 2 pairs of adaptive" in told
     assert ddfm(archive, "fuse", "--no-prefect") == 0
     (folder / "strange.png").unlink()
     assert pictures(folder) == expected
@@ -86,10 +86,10 @@ def test_prune_lists_first_and_removes_on_request(archive, capsys):
     for side in ("ir", "vi"):
         (archive / side / "002.png").unlink()
     assert ddfm(archive, "prune") == 0
-    assert "1 of 5 pairs of paper have no sources any more" in capsys.readouterr().out
-    assert (archive / "out/fused/paper/002.png").exists()
+    assert "1 of 5 pairs of adaptive have no sources any more" in capsys.readouterr().out
+    assert (archive / "out/fused/adaptive/002.png").exists()
     assert ddfm(archive, "prune", "--yes") == 0
-    assert not (archive / "out/fused/paper/002.png").exists()
+    assert not (archive / "out/fused/adaptive/002.png").exists()
     assert (rows(archive)["002"].status, rows(archive)["002"].code) == ("skipped", Code.VANISHED)
     assert ddfm(archive, "prune") == 0
     assert "0 of 4" in capsys.readouterr().out

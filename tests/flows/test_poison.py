@@ -68,9 +68,9 @@ def test_a_pair_that_kills_its_process_is_isolated(tmp_path, poison, deaths):
         f"{number:03}": Code.PROCESS_DIED if number == 2 else None for number in range(8)
     }
     assert f"{deaths} times" in rows["002"]["message"]
-    expected = pictures(root / "calm/fused/paper")
+    expected = pictures(root / "calm/fused/adaptive")
     del expected["002.png"]
-    found = pictures(root / "out/fused/paper")
+    found = pictures(root / "out/fused/adaptive")
     # Without the poison its batch is smaller by one, which may move its partner's last bits.
     assert {key for key in expected if found[key] != expected[key]} <= {"003.png"}
     assert found.keys() == expected.keys()
@@ -82,4 +82,4 @@ def test_a_pair_that_kills_its_process_is_isolated(tmp_path, poison, deaths):
     assert (rows["002"]["code"], rows["002"]["attempt"]) == (Code.PROCESS_DIED, 2)
     # It was not to blame: without what kills, it is fused.
     assert run("nothing", settings).returncode == 0
-    assert pictures(root / "out/fused/paper") == pictures(root / "calm/fused/paper")
+    assert pictures(root / "out/fused/adaptive") == pictures(root / "calm/fused/adaptive")

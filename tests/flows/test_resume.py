@@ -19,11 +19,11 @@ def fuse(settings):
     run_archive(make_job(settings), SilentWatcher())
 
 
-def rows(settings, method="paper"):
+def rows(settings, method="adaptive"):
     return {row["pair_key"]: row for row in current_rows(settings["out"], method, columns=None).to_pylist()}
 
 
-def assert_sound(settings, method="paper"):
+def assert_sound(settings, method="adaptive"):
     for row in rows(settings, method).values():
         assert hashlib.sha256(Path(row["output_uri"]).read_bytes()).hexdigest() == row["output_sha256"]
 
@@ -35,7 +35,7 @@ def settings(tmp_path):
 
 def test_a_job_of_another_method_in_between_does_not_end_a_run(settings, monkeypatch):
     cut_run(monkeypatch, settings, 1)
-    left = unfinished_run(settings["out"], "paper")
+    left = unfinished_run(settings["out"], "adaptive")
     fuse(settings | {"mode": "released"})
     fuse(settings)
     assert {row["run_id"] for row in rows(settings).values()} == {left.run_id}
@@ -54,12 +54,12 @@ def test_a_selection_leaves_an_unfinished_run_alone(settings, monkeypatch):
 
 def test_pictures_of_a_run_that_was_given_up_are_noticed(settings, monkeypatch):
     fuse(settings)
-    before = pictures(Path(settings["out"]) / "fused/paper")
+    before = pictures(Path(settings["out"]) / "fused/adaptive")
     cut_run(monkeypatch, settings | {"seed": 7}, 1)
     # The third and fourth picture are those of the other seed, and their rows are not.
-    assert pictures(Path(settings["out"]) / "fused/paper") != before
+    assert pictures(Path(settings["out"]) / "fused/adaptive") != before
     fuse(settings)
-    assert pictures(Path(settings["out"]) / "fused/paper") == before
+    assert pictures(Path(settings["out"]) / "fused/adaptive") == before
     assert_sound(settings)
     runs = len(list_runs(settings["out"]))
     fuse(settings)

@@ -89,7 +89,7 @@ def test_credentials_that_end_in_the_middle_stop_the_run_and_not_its_pairs(tmp_p
         patch.setattr(image_pair, "read_bytes", reading)
         with pytest.raises(StorageError, match=r"access was refused \(SignatureDoesNotMatch"):
             run_archive(job, SilentWatcher())
-    assert {row["status"] for row in current_rows(job.out, "paper", columns=None).to_pylist()} <= {"ok"}
+    assert {row["status"] for row in current_rows(job.out, "adaptive", columns=None).to_pylist()} <= {"ok"}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
     run_archive(job, SilentWatcher())
-    assert [row["status"] for row in current_rows(job.out, "paper", columns=None).to_pylist()] == ["ok"] * 6
+    assert [row["status"] for row in current_rows(job.out, "adaptive", columns=None).to_pylist()] == ["ok"] * 6

@@ -148,7 +148,7 @@ def test_pairs_of_a_lost_private_table_are_left_out_of_a_repair(tmp_path, capsys
         table.unlink()
     verify(f"{tmp_path}/out", deep=False, repair=True)
     told = capsys.readouterr().out.replace("\n", " ")
-    assert "3 pairs of paper are left: the private tables" in told
+    assert "3 pairs of adaptive are left: the private tables" in told
     assert "planned" not in told
     assert "nothing that a fusion would repair" not in told
     assert len(list_runs(f"{tmp_path}/out")) == 2
@@ -156,12 +156,12 @@ def test_pairs_of_a_lost_private_table_are_left_out_of_a_repair(tmp_path, capsys
     tables[1].write_bytes(contents[1])
     verify(f"{tmp_path}/out", deep=False, repair=True)
     told = capsys.readouterr().out
-    assert "2 pairs of paper are left" in told
-    assert "planned for 1 pairs of paper" in told
+    assert "2 pairs of adaptive are left" in told
+    assert "planned for 1 pairs of adaptive" in told
     fuse(settings)
     tables[0].write_bytes(contents[0])
     verify(f"{tmp_path}/out", deep=False, repair=True)
-    assert "planned for 2 pairs of paper" in capsys.readouterr().out
+    assert "planned for 2 pairs of adaptive" in capsys.readouterr().out
     fuse(settings)
     assert fused(tmp_path) == before
     assert is_sound(tmp_path)
@@ -183,7 +183,7 @@ def test_rows_of_pseudonyms_are_left_out_of_a_repair_without_a_private_table(tmp
 def cut(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """A run that ends before its second commit."""
     cut_run(monkeypatch, settings, 1)
-    left = unfinished_run(str(settings["out"]), "paper")
+    left = unfinished_run(str(settings["out"]), "adaptive")
     assert left is not None
     return left
 
@@ -192,7 +192,7 @@ def test_a_run_whose_private_table_is_gone_is_given_up(tmp_path, monkeypatch, ca
     make_archive(tmp_path, 5)
     settings = strict_job(tmp_path)
     left = cut(settings, monkeypatch)
-    assert len(current_rows(settings["out"], "paper")) == 2
+    assert len(current_rows(settings["out"], "adaptive")) == 2
     Path(read_settings(left).private_uri).unlink()
     with caplog.at_level(logging.WARNING):
         rows = fuse(settings)
@@ -208,7 +208,7 @@ def test_a_run_that_is_given_up_keeps_nobody_waiting(tmp_path, monkeypatch, caps
     make_archive(tmp_path, 5)
     settings = strict_job(tmp_path)
     left = cut(settings, monkeypatch)
-    row, _ = current_rows(settings["out"], "paper", None).to_pylist()
+    row, _ = current_rows(settings["out"], "adaptive", None).to_pylist()
     Path(row["output_uri"]).unlink()
     table = Path(read_settings(left).private_uri)
     content = table.read_bytes()
@@ -219,12 +219,12 @@ def test_a_run_that_is_given_up_keeps_nobody_waiting(tmp_path, monkeypatch, caps
     maintain("prune", settings)
     assert "0 pairs without sources" in capsys.readouterr().out
     maintain("repair", settings)
-    assert "1 pairs of paper are left" in capsys.readouterr().out
+    assert "1 pairs of adaptive are left" in capsys.readouterr().out
     # What the run had left is planned anew, and once its table is back, what it had committed can be repaired.
     fuse(settings)
     table.write_bytes(content)
     maintain("repair", settings)
-    assert "planned for 1 pairs of paper" in capsys.readouterr().out
+    assert "planned for 1 pairs of adaptive" in capsys.readouterr().out
     fuse(settings)
     assert is_sound(tmp_path)
     assert len(fused(tmp_path)) == 5

@@ -165,7 +165,7 @@ def test_derived_dicom_and_pictures_are_written_on_request_and_verified_and_prun
     root = make_pair(tmp_path)
     settings = job_of(root, volumes={"also_write": ["dicom", "png"]})
     (row,) = run(settings)
-    folder = root / "out" / "fused" / "paper"
+    folder = root / "out" / "fused" / "adaptive"
     series = [pydicom.dcmread(path) for path in sorted(folder.glob("*.dicom/*.dcm"))]
     assert len(series) == 5
     assert {str(one.PatientIdentityRemoved) for one in series} == {"YES"}
@@ -301,7 +301,7 @@ def test_two_runs_write_the_same_bytes(tmp_path):
 
 def test_fewer_slices_leave_none_of_the_old_series_behind(tmp_path):
     root = make_pair(tmp_path)
-    folder = root / "out" / "fused" / "paper"
+    folder = root / "out" / "fused" / "adaptive"
     run(job_of(root, volumes={"also_write": ["dicom", "png"]}))
     before = {pydicom.dcmread(path).SOPInstanceUID for path in folder.glob("*.dicom/*")}
     shutil.rmtree(root / "MR")

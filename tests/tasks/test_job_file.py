@@ -2,6 +2,7 @@
 
 import pytest
 
+from ddfm_core.default_steps import ADAPTIVE_START, ADAPTIVE_STEPS
 from tasks.codes import ConfigurationError
 from tasks.job import Job
 from tasks.job_file import job_template, make_job, read_job
@@ -13,7 +14,9 @@ JOB = {"first": "a", "second": "b", "out": "c"}
     ("change", "words"),
     [
         ({"steps": 0}, ["steps", "greater than or equal to 1", "0"]),
-        ({"mode": "papper"}, ["mode", "'paper'", "'released'", "papper"]),
+        ({"mode": "papper"}, ["mode", "'adaptive'", "'paper'", "'released'", "papper"]),
+        ({"steps": 500}, ["steps is 500", "301 or less from timestep 300", "give a later start"]),
+        ({"phi": 1}, ["phi is 1", "it belongs to 'paper'"]),
         ({"mode": "mean", "samples": 2}, ["samples is 2", "it must be 1 with mode 'mean'"]),
         ({"samples": 0}, ["samples", "greater than or equal to 1", "0"]),
         ({"bit_depth": 12}, ["bit_depth", "8", "16", "12"]),
@@ -66,13 +69,28 @@ def test_the_hash_changes_with_what_changes_pixels_and_with_nothing_else():
     base = make_job(JOB).config_hash("prior")
     for change in (
         {"steps": 25}, {"mode": "released"}, {"seed": 1}, {"bit_depth": 16}, {"register": "resize"}, {"penalty": 0.2},
-        {"first_range": [0, 10]}, {"precision": "bfloat16"}, {"output": "none"}, {"samples": 2}, {"phi": 1},
+        {"first_range": [0, 10]}, {"precision": "bfloat16"}, {"output": "none"}, {"samples": 2}, {"start": 999},
         {"use_prior": False}, {"mode": "max"},
     ):  # fmt: skip
         assert make_job(JOB | change).config_hash("prior") != base, change
-    for change in ({"batch": 1}, {"out": "elsewhere"}, {"dataset": "x"}, {"chunk_pairs": 3}, {"device": "cpu"}):
+    for change in (
+        {"batch": 1}, {"out": "elsewhere"}, {"dataset": "x"}, {"chunk_pairs": 3}, {"device": "cpu"}, {"tv_weight": 1},
+    ):  # fmt: skip
         assert make_job(JOB | change).config_hash("prior") == base, change
     assert make_job(JOB).config_hash("another prior") != base
+    paper = JOB | {"mode": "paper"}
+    for change in ({"phi": 1}, {"tv_weight": 1}, {"start": 300}):
+        assert make_job(paper | change).config_hash("prior") != make_job(paper).config_hash("prior"), change
+
+
+def test_a_default_and_the_same_written_out_are_one_configuration():
+    default = make_job(JOB)
+    written = make_job(JOB | {"mode": "adaptive", "steps": ADAPTIVE_STEPS, "start": ADAPTIVE_START})
+    assert default.config_hash("prior") == written.config_hash("prior")
+    assert default.resolved() == written == written.resolved()
+    alone = make_job(JOB | {"use_prior": False}).resolved()
+    assert (alone.steps, alone.start) == (ADAPTIVE_STEPS, None)
+    assert make_job(alone.model_dump(mode="json")) == alone
 
 
 def test_the_hash_has_nothing_that_a_method_without_noise_does_not_use():
@@ -89,8 +107,12 @@ def test_the_hash_has_nothing_that_a_method_without_noise_does_not_use():
 
 def test_the_algorithm_in_words():
     assert make_job(JOB | {"mode": "max"}).algorithm == "max"
-    assert make_job(JOB | {"steps": 25, "samples": 4}).algorithm == "paper, 25 steps, 4 samples"
-    assert make_job(JOB | {"phi": 0.1, "use_prior": False}).algorithm == "paper, 100 steps, phi 0.1, no prior"
+    start = f"from timestep {ADAPTIVE_START}"
+    assert make_job(JOB).algorithm == f"adaptive, {ADAPTIVE_STEPS} steps, {start}"
+    assert make_job(JOB | {"steps": 25, "samples": 4}).algorithm == f"adaptive, 25 steps, {start}, 4 samples"
+    paper = JOB | {"mode": "paper"}
+    assert make_job(paper | {"start": 300}).algorithm == "paper, 100 steps, from timestep 300"
+    assert make_job(paper | {"phi": 0.1, "use_prior": False}).algorithm == "paper, 100 steps, phi 0.1, no prior"
 
 
 def test_a_job_survives_json_by_name_and_by_alias():

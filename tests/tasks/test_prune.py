@@ -42,7 +42,7 @@ def fused_archive(root: Path, pairs: int) -> Job:
 
 def test_pictures_without_sources_go_and_come_back_with_them(tmp_path: Path) -> None:
     job = fused_archive(tmp_path, 5)
-    before = pictures(tmp_path / "out/fused/paper")
+    before = pictures(tmp_path / "out/fused/adaptive")
     for side in ("ir", "vi"):
         (tmp_path / side / "001.png").unlink()
     (tmp_path / "vi/004.png").unlink()
@@ -51,12 +51,12 @@ def test_pictures_without_sources_go_and_come_back_with_them(tmp_path: Path) -> 
     # 004 has a source yet: it becomes a row without partner, not a vanished one.
     assert [row["pair_key"] for row in pq.read_table(listed.path).to_pylist()] == ["001"]
     assert (listed.pairs, listed.rows) == (1, 5)
-    assert pictures(tmp_path / "out/fused/paper") == before
+    assert pictures(tmp_path / "out/fused/adaptive") == before
 
     settings = settings_of(job)
     assert prune(settings, index(tmp_path, scratch), scratch, 0.5, unchecked).pairs == 1
-    assert set(pictures(tmp_path / "out/fused/paper")) == {"000.png", "002.png", "003.png", "004.png"}
-    rows = {row["pair_key"]: row for row in current_rows(job.out, "paper", None).to_pylist()}
+    assert set(pictures(tmp_path / "out/fused/adaptive")) == {"000.png", "002.png", "003.png", "004.png"}
+    rows = {row["pair_key"]: row for row in current_rows(job.out, "adaptive", None).to_pylist()}
     assert (rows["001"]["status"], rows["001"]["code"], rows["001"]["output_uri"]) == ("skipped", "vanished", None)
     assert rows["001"]["run_id"] == settings.run.run_id
     assert rows["001"]["first_uri"] == f"{tmp_path}/ir/001.png"
@@ -72,7 +72,7 @@ def test_pictures_without_sources_go_and_come_back_with_them(tmp_path: Path) -> 
     write_picture(tmp_path / "vi/001.png", 3, colour=True)
     write_picture(tmp_path / "vi/004.png", 9, colour=True)
     run_archive(job, SilentWatcher())
-    after = pictures(tmp_path / "out/fused/paper")
+    after = pictures(tmp_path / "out/fused/adaptive")
     assert after["001.png"] == before["001.png"]
 
 
@@ -84,9 +84,9 @@ def test_an_archive_that_is_mostly_gone_is_not_pruned(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     with pytest.raises(ConfigurationError, match="2 of 3 pairs are gone from the archive"):
         prune(settings_of(job), index(tmp_path, scratch), scratch, 0.5, unchecked)
-    assert len(pictures(tmp_path / "out/fused/paper")) == 3
+    assert len(pictures(tmp_path / "out/fused/adaptive")) == 3
     assert prune(settings_of(job), index(tmp_path, scratch), scratch, 1, unchecked).pairs == 2
-    assert len(pictures(tmp_path / "out/fused/paper")) == 1
+    assert len(pictures(tmp_path / "out/fused/adaptive")) == 1
 
 
 def test_pairs_of_other_folders_and_pruned_ones_are_not_counted(tmp_path: Path) -> None:

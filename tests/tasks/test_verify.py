@@ -103,28 +103,28 @@ def test_broken_pairs_are_fused_again_with_the_same_bytes(tmp_path: Path) -> Non
     job = make_job(job_settings(root))
     run_archive(job, SilentWatcher())
     dest = f"{root}/out"
-    before = pictures(root / "out/fused/paper")
-    (root / "out/fused/paper/001.png").unlink()
-    (root / "out/fused/paper/003.png").write_bytes(b"damaged")
+    before = pictures(root / "out/fused/adaptive")
+    (root / "out/fused/adaptive/001.png").unlink()
+    (root / "out/fused/adaptive/003.png").write_bytes(b"damaged")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     found = verify_rows(dest, scratch, deep=True)
     assert faults(found) == {Fault.MISSING_OUTPUT: ["001"], Fault.DIFFERENT_OUTPUT: ["003"]}
 
-    repair = write_repair_run(dest, "paper", found.broken, scratch)
+    repair = write_repair_run(dest, "adaptive", found.broken, scratch)
     assert repair is not None
     assert (repair.pairs, repair.left) == (2, 0)
     assert unfinished_run(dest) == repair.run
     with pytest.raises(ConfigurationError, match="is not finished"):
-        write_repair_run(dest, "paper", found.broken, scratch)
+        write_repair_run(dest, "adaptive", found.broken, scratch)
 
     watcher = SilentWatcher()
     run_archive(job, watcher)
     (summary,) = watcher.summaries
     assert (summary.settings.run, summary.resumed, summary.reconciliation.pairs) == (repair.run, True, 2)
-    assert pictures(root / "out/fused/paper") == before
+    assert pictures(root / "out/fused/adaptive") == before
     assert verify_rows(dest, scratch, deep=True).sound
-    rows = {row["pair_key"]: row["run_id"] for row in current_rows(dest, "paper").to_pylist()}
+    rows = {row["pair_key"]: row["run_id"] for row in current_rows(dest, "adaptive").to_pylist()}
     assert [key for key, run_id in rows.items() if run_id == repair.run.run_id] == ["001", "003"]
     run_archive(job, watcher)
     assert len(watcher.summaries) == 1

@@ -41,7 +41,7 @@ def test_the_ablations_of_table_2():
 def test_by_default_every_mode_that_works():
     names = [method.name for method in default_methods()]
     assert names[-4:] == ["mean", "max", "laplacian", "gradient"]
-    assert {"paper", "released"} <= set(names)
+    assert names[:3] == ["adaptive", "paper", "released"]
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,21 @@ def test_one_name_for_two_configurations_is_refused():
 
 
 def test_a_grid_is_every_combination():
-    assert as_dict(parse_grid(("steps=5,10", "tv_weight=0.1,1"))) == {
+    assert as_dict(parse_grid(("steps=5,10", "start=300,999"))) == {
+        "adaptive_steps-5_start-300": {"mode": "adaptive", "steps": 5, "start": 300},
+        "adaptive_steps-5_start-999": {"mode": "adaptive", "steps": 5, "start": 999},
+        "adaptive_steps-10_start-300": {"mode": "adaptive", "steps": 10, "start": 300},
+        "adaptive_steps-10_start-999": {"mode": "adaptive", "steps": 10, "start": 999},
+    }
+    assert as_dict(parse_grid(("mode=paper", "steps=5,10", "tv_weight=0.1,1"))) == {
         "paper_steps-5_tv_weight-0.1": {"mode": "paper", "steps": 5, "tv_weight": 0.1},
         "paper_steps-5_tv_weight-1": {"mode": "paper", "steps": 5, "tv_weight": 1},
         "paper_steps-10_tv_weight-0.1": {"mode": "paper", "steps": 10, "tv_weight": 0.1},
         "paper_steps-10_tv_weight-1": {"mode": "paper", "steps": 10, "tv_weight": 1},
     }
     assert as_dict(parse_grid(("mode=released,paper", "steps=5"))).keys() == {"released_steps-5", "paper_steps-5"}
-    assert len(parse_grid(())) == 27
+    # What the grid goes through by itself are weights of the paper's rule.
+    assert [method.mode for method in parse_grid(())] == ["paper"] * 27
 
 
 @pytest.mark.parametrize("texts", [("steps",), ("steps=",), ("steps=1,",), ("steps=1", "steps=2"), ("speed=1",)])
@@ -89,16 +96,22 @@ def test_an_evaluation_fills_in_what_a_method_does_not_say(tmp_path):
         tmp_path, methods=("paper", "own=paper:steps=3,output=stretch", "mean"), steps=7, also_stretch=True
     )
     methods = {method.name: method for method in asked.chosen_methods()}
-    assert list(methods) == ["paper", "paper-stretch", "own", "mean", "mean-stretch"]
+    assert list(methods) == ["paper", "own", "mean"]
     jobs = {name: asked.job(DATA_SET, method) for name, method in methods.items()}
     assert (jobs["paper"].steps, jobs["own"].steps) == (7, 3)
     rules = {name: job.fusion_config().output_rule() for name, job in jobs.items()}
-    assert rules == {
-        "paper": "clip", "paper-stretch": "stretch", "own": "stretch", "mean": "clip", "mean-stretch": "stretch",
-    }  # fmt: skip
-    assert [name for name, method in methods.items() if method.twin] == ["paper-stretch", "mean-stretch"]
+    assert rules == {"paper": "clip", "own": "stretch", "mean": "clip"}
+    twins = [method.twin_name for method in methods.values() if asked.has_twin(method)]
+    assert twins == ["paper-stretch", "mean-stretch"]
     assert jobs["paper"].out == f"{tmp_path}/out/made"
     assert jobs["paper"].pairs == f"{tmp_path}/out/made/pairs.csv"
+
+
+def test_a_twin_has_a_name_of_its_own(tmp_path):
+    taken = ("mean", "mean-stretch=max")
+    assert len(evaluation(tmp_path, methods=taken).chosen_methods()) == 2
+    with pytest.raises(ConfigurationError, match="mean-stretch is also the name of the stretched twin of mean"):
+        evaluation(tmp_path, methods=taken, also_stretch=True).chosen_methods()
 
 
 def test_every_mode_is_saved_by_clipping_unless_told(tmp_path):
@@ -108,10 +121,10 @@ def test_every_mode_is_saved_by_clipping_unless_told(tmp_path):
 
 def test_a_grid_replaces_the_default_methods_and_their_sheets(tmp_path):
     asked = evaluation(tmp_path, grid=("steps=1,2",))
-    assert [method.name for method in asked.chosen_methods()] == ["paper_steps-1", "paper_steps-2"]
+    assert [method.name for method in asked.chosen_methods()] == ["adaptive_steps-1", "adaptive_steps-2"]
     assert asked.sheets_per_set == 0
     asked = evaluation(tmp_path, grid=("steps=1",), methods=("mean",), sheets=2)
-    assert [method.name for method in asked.chosen_methods()] == ["mean", "paper_steps-1"]
+    assert [method.name for method in asked.chosen_methods()] == ["mean", "adaptive_steps-1"]
     assert asked.sheets_per_set == 2
 
 

@@ -52,7 +52,7 @@ def cut(picture: Tensor) -> NDArray[np.float32]:
     return picture[0, 0, :HEIGHT, :WIDTH].numpy()
 
 
-@pytest.mark.parametrize("mode", ["paper", "released"])
+@pytest.mark.parametrize("mode", ["adaptive", "paper", "released"])
 def test_values_are_those_of_the_callback(mode: Mode) -> None:
     recorder = Recorder(Trace(HEIGHT, WIDTH, steps=5))
 

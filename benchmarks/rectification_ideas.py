@@ -1,0 +1,250 @@
+"""Ideas for the adaptive rectification, each fused without a prior and measured on the public pairs.
+
+    python -m benchmarks.rectification_ideas DATA                       every idea on every fifth pair
+    python -m benchmarks.rectification_ideas DATA --ideas shipped "two E-steps" --pictures ideas
+
+Prints a row per idea and group of data sets: means of the six metrics of the 8-bit picture saved by clipping. What
+they gave, and why one was shipped and the others not, is kept in benchmarks/rectification_ideas.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.public_pairs import add_data_options, chosen_data_sets, read_pairs
+from ddfm_core import adaptive
+from ddfm_core.adaptive import SMALLEST_ENERGY, AdaptiveRectifier
+from ddfm_core.colour import luma
+from ddfm_core.gradient_domain import gaussian_mean, inner_gradient, inner_gradient_adjoint, solve_screened
+from ddfm_core.metrics import fusion_metrics
+
+METRICS: Final = ("EN", "SD", "MI", "VIF", "Qabf", "SSIM")
+Rule = Callable[[Tensor, Tensor], Tensor]
+GROUPS: Final = {"roadscene": "RoadScene", "tno": "TNO"}
+HARVARD: Final = "Harvard"
+
+
+@dataclass(frozen=True)
+class Idea:
+    """The adaptive rule with something else in it; the defaults are what is shipped.
+
+    Attributes:
+        power: p of the evidence.
+        doubt: DOUBT; None believes a source for its gradients alone.
+        doubt_power: exponent of the expected precision's denominator.
+        e_steps: how often the weights are found, from the picture before.
+        window: standard deviation in pixels.
+        level, spread: LEVEL and SPREAD.
+        wanted: what the level is taken from: the maximum, the source that deviates more from its mean, or the sum of
+            both deviations.
+        largest_gain: LARGEST_GAIN.
+        energy: that of the stronger source, or that of both together without what they share.
+        sharpening: a factor on the pooled gradient.
+        reach: of the bounds, in pixels; None is without bounds.
+    """
+
+    power: float = adaptive.EVIDENCE_POWER
+    doubt: float | None = adaptive.DOUBT
+    doubt_power: float = 1.0
+    e_steps: int = 1
+    window: float = adaptive.WINDOW
+    level: float = adaptive.LEVEL
+    spread: float = adaptive.SPREAD
+    wanted: Literal["max", "deviating", "both"] = "max"
+    largest_gain: float = adaptive.LARGEST_GAIN
+    energy: Literal["stronger", "joint"] = "stronger"
+    sharpening: float = 1.0
+    reach: int | None = 1
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """The picture [B, 1, H, W] of two sources."""
+        gradients = inner_gradient(first), inner_gradient(second)
+        energies = [self._mean_product(one, one) + SMALLEST_ENERGY for one in gradients]
+        product = self._mean_product(*gradients)
+        brighter, darker = torch.maximum(first, second), torch.minimum(first, second)
+        lower, upper = self._bounds(darker, brighter)
+        right_of_level = self.level * self._wanted_level(first, second, brighter)
+        picture = brighter
+        for _ in range(self.e_steps):
+            share = self._share(gradients, energies, picture)
+            pooled = share**2 * energies[0] + (1 - share) ** 2 * energies[1] + 2 * share * (1 - share) * product
+            aim = torch.maximum(*energies)
+            if self.energy == "joint":
+                aim = torch.maximum(aim, energies[0] + energies[1] - product.abs())
+            gain = torch.sqrt(aim / pooled.clamp_min(SMALLEST_ENERGY / 10)).clamp(1, self.largest_gain)
+            gradient = self.sharpening * gain * (share * gradients[0] + (1 - share) * gradients[1])
+            picture = self._solve(right_of_level + inner_gradient_adjoint(gradient), brighter, lower, upper)
+        return picture
+
+    def _mean_product(self, one: Tensor, other: Tensor) -> Tensor:
+        return gaussian_mean((one * other).sum(dim=1, keepdim=True), self.window)
+
+    def _share(self, gradients: tuple[Tensor, Tensor], energies: list[Tensor], picture: Tensor) -> Tensor:
+        belief_first, belief_second = (energy**self.power for energy in energies)
+        if self.doubt is not None:
+            doubt = self.doubt * (energies[0] + energies[1])
+            own = inner_gradient(picture)
+            far_first, far_second = (self._mean_product(one - own, one - own) + doubt for one in gradients)
+            belief_first = belief_first / far_first**self.doubt_power
+            belief_second = belief_second / far_second**self.doubt_power
+        return belief_first / (belief_first + belief_second)
+
+    def _wanted_level(self, first: Tensor, second: Tensor, brighter: Tensor) -> Tensor:
+        mean = brighter.mean(dim=(-2, -1), keepdim=True)
+        away_first, away_second = (one - one.mean(dim=(-2, -1), keepdim=True) for one in (first, second))
+        match self.wanted:
+            case "max":
+                return mean + (1 + self.spread) * (brighter - mean)
+            case "deviating":
+                return torch.where(away_first.abs() > away_second.abs(), first, second)
+            case "both":
+                return mean + away_first + away_second
+
+    def _bounds(self, darker: Tensor, brighter: Tensor) -> tuple[Tensor, Tensor]:
+        if self.reach is None:
+            return torch.full_like(darker, -math.inf), torch.full_like(brighter, math.inf)
+        side = 2 * self.reach + 1
+        return -F.max_pool2d(-darker, side, 1, self.reach), F.max_pool2d(brighter, side, 1, self.reach)
+
+    def _solve(self, wanted: Tensor, picture: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        penalty, dual = AdaptiveRectifier.penalty, torch.zeros_like(picture)
+        for _ in range(adaptive.FIRST_ITERATIONS):
+            k = solve_screened(wanted + penalty * (picture - dual), self.level + penalty)
+            picture = torch.minimum(torch.maximum(k + dual, lower), upper)
+            dual = dual + k - picture
+        return picture
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Differences of Gaussian means, merged band by band, on the maximum of the coarsest: no model, no equation.
+
+    Attributes:
+        power: how decidedly the source with more energy leads.
+        merged: the mean with those shares, the same brought to the stronger source's energy, or what one source
+            shows and the other does not added to it.
+    """
+
+    power: float
+    merged: Literal["mean", "matched", "union"]
+    sigmas: tuple[float, ...] = (1, 2, 4, 8, 16)
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """The picture [B, 1, H, W] of two sources."""
+        picture = torch.zeros_like(first)
+        for sigma in self.sigmas:
+            base_first, base_second = _wide_mean(first, sigma), _wide_mean(second, sigma)
+            picture = picture + self._band(first - base_first, second - base_second, sigma)
+            first, second = base_first, base_second
+        return picture + torch.maximum(first, second)
+
+    def _band(self, first: Tensor, second: Tensor, sigma: float) -> Tensor:
+        energy_first = _wide_mean(first * first, sigma) + 1e-6
+        energy_second = _wide_mean(second * second, sigma) + 1e-6
+        product = _wide_mean(first * second, sigma)
+        share = energy_first**self.power / (energy_first**self.power + energy_second**self.power)
+        if self.merged == "union":
+            both_first = first + second - product / energy_first * first
+            both_second = second + first - product / energy_second * second
+            return share * both_first + (1 - share) * both_second
+        pooled = share * first + (1 - share) * second
+        if self.merged == "mean":
+            return pooled
+        energy = share**2 * energy_first + (1 - share) ** 2 * energy_second + 2 * share * (1 - share) * product
+        return pooled * torch.sqrt(torch.maximum(energy_first, energy_second) / energy.clamp_min(1e-9)).clamp(1, 1.5)
+
+
+def _wide_mean(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian mean whose window may be wider than the picture, mirrored with the outermost pixel."""
+    for axis in (-1, -2):
+        radius, side = math.ceil(3 * sigma), image.shape[axis]
+        places = torch.from_numpy(np.pad(np.arange(side), radius, mode="symmetric"))
+        offsets = torch.arange(-radius, radius + 1)
+        taps = torch.exp(-((offsets / sigma) ** 2) / 2)
+        kernel = (taps / taps.sum()).view((1, 1, 1, -1) if axis == -1 else (1, 1, -1, 1))
+        image = F.conv2d(image.index_select(axis, places), kernel)
+    return image
+
+
+IDEAS: Final[dict[str, Rule]] = {
+    "shipped": Idea(),
+    "evidence to the power of 1": Idea(power=1),
+    "evidence to the power of 2": Idea(power=2),
+    "evidence to the power of 3": Idea(power=3),
+    "no doubt": Idea(doubt=None),
+    "no doubt, power of 1": Idea(doubt=None, power=1),
+    "no doubt, power of 2": Idea(doubt=None, power=2),
+    "doubt 0.03": Idea(doubt=0.03),
+    "doubt 0.3": Idea(doubt=0.3),
+    "doubt squared, power of 1": Idea(power=1, doubt_power=2),
+    "two E-steps": Idea(e_steps=2),
+    "level without spread": Idea(spread=0),
+    "level spread by 1": Idea(spread=1),
+    "level five times as strong": Idea(level=0.01),
+    "level of the source that deviates more": Idea(wanted="deviating"),
+    "level of both deviations": Idea(wanted="both"),
+    "window 1": Idea(window=1),
+    "window 3": Idea(window=3),
+    "gain at most 1": Idea(largest_gain=1),
+    "joint energy, gain at most 2": Idea(energy="joint", largest_gain=2),
+    "gradients times 1.15": Idea(sharpening=1.15),
+    "bounds of 5 x 5 pixels": Idea(reach=2),
+    "no bounds": Idea(reach=None),
+    "bands, the stronger leads": Bands(4, "mean"),
+    "bands, matched energy": Bands(1, "matched"),
+    "bands, union": Bands(2, "union"),
+}
+
+
+def published(values: Tensor) -> Tensor:
+    """Grey levels 0 to 255 of luma, as an 8-bit file holds them [B, H, W]."""
+    return ((values.clamp(-1, 1) + 1) * 127.5).round()[:, 0].double()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    add_data_options(parser, every=5)
+    parser.add_argument("--ideas", nargs="+", choices=IDEAS, default=list(IDEAS), metavar="IDEA", help="by their names")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="also write each fused picture there")
+    arguments = parser.parse_args()
+    torch.set_grad_enabled(False)
+    sources = {
+        one.name: [(pair.key, luma(pair.first), luma(pair.second)) for pair in read_pairs(one)]
+        for one in (data_set.every(arguments.every) for data_set in chosen_data_sets(arguments))
+    }
+    print(f"| idea | pairs | of | {' | '.join(METRICS)} |\n|{'---|' * (3 + len(METRICS))}", flush=True)
+    for name in arguments.ideas:
+        groups: dict[str, list[list[float]]] = {}
+        counts: dict[str, int] = {}
+        for data_set, pairs in sources.items():
+            rows = []
+            for key, first, second in pairs:
+                picture = published(IDEAS[name](first, second))
+                figures = fusion_metrics(picture, published(first), published(second), METRICS)
+                rows.append([float(figures[metric][0]) for metric in METRICS])
+                if arguments.pictures is not None:
+                    folder = arguments.pictures / name.replace(" ", "_").replace(",", "") / data_set
+                    folder.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(picture[0].numpy().astype(np.uint8)).save(folder / f"{key}.png")
+            group = GROUPS.get(data_set, HARVARD)
+            groups.setdefault(group, []).append(np.mean(rows, axis=0).tolist())
+            counts[group] = counts.get(group, 0) + len(rows)
+        for group, means in groups.items():
+            figures_of_group = " | ".join(f"{value:.3f}" for value in np.mean(means, axis=0))
+            print(f"| {name} | {counts[group]} | {group} | {figures_of_group} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
