@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.public_pairs import add_data_options, chosen_data_sets, read_pairs
 from ddfm_core import adaptive
-from ddfm_core.adaptive import SMALLEST_ENERGY, AdaptiveRectifier
+from ddfm_core.adaptive import CHANCE, SMALLEST_ENERGY, AdaptiveRectifier
 from ddfm_core.colour import luma
 from ddfm_core.gradient_domain import gaussian_mean, inner_gradient, inner_gradient_adjoint, solve_screened
 from ddfm_core.metrics import fusion_metrics
@@ -50,6 +50,7 @@ class Idea:
             both deviations.
         largest_gain: LARGEST_GAIN.
         energy: that of the stronger source, or that of both together without what they share.
+        slopes: whether slopes are told from textures, by windows of this standard deviation; None follows both.
         sharpening: a factor on the pooled gradient.
         reach: of the bounds, in pixels; None is without bounds.
     """
@@ -64,6 +65,7 @@ class Idea:
     wanted: Literal["max", "deviating", "both"] = "max"
     largest_gain: float = adaptive.LARGEST_GAIN
     energy: Literal["stronger", "joint"] = "stronger"
+    slopes: float | None = adaptive.WINDOW
     sharpening: float = 1.0
     reach: int | None = 1
 
@@ -83,7 +85,8 @@ class Idea:
             if self.energy == "joint":
                 aim = torch.maximum(aim, energies[0] + energies[1] - product.abs())
             gain = torch.sqrt(aim / pooled.clamp_min(SMALLEST_ENERGY / 10)).clamp(1, self.largest_gain)
-            gradient = self.sharpening * gain * (share * gradients[0] + (1 - share) * gradients[1])
+            gradient = gain * (share * gradients[0] + (1 - share) * gradients[1])
+            gradient = self.sharpening * self._without_slopes(gradient, inner_gradient(brighter))
             picture = self._solve(right_of_level + inner_gradient_adjoint(gradient), brighter, lower, upper)
         return picture
 
@@ -99,6 +102,15 @@ class Idea:
             belief_first = belief_first / far_first**self.doubt_power
             belief_second = belief_second / far_second**self.doubt_power
         return belief_first / (belief_first + belief_second)
+
+    def _without_slopes(self, gradient: Tensor, of_brighter: Tensor) -> Tensor:
+        if self.slopes is None:
+            return gradient
+        difference = gradient - of_brighter
+        mean = torch.cat([gaussian_mean(difference[:, [axis]], self.slopes) for axis in range(2)], dim=1)
+        energy = gaussian_mean(difference.square().sum(dim=1, keepdim=True), self.slopes) + SMALLEST_ENERGY / 10
+        coherence = mean.square().sum(dim=1, keepdim=True) / energy
+        return gradient - ((coherence - CHANCE) / (1 - CHANCE)).clamp(0, 1).sqrt() * difference
 
     def _wanted_level(self, first: Tensor, second: Tensor, brighter: Tensor) -> Tensor:
         mean = brighter.mean(dim=(-2, -1), keepdim=True)
@@ -198,6 +210,8 @@ IDEAS: Final[dict[str, Rule]] = {
     "window 3": Idea(window=3),
     "gain at most 1": Idea(largest_gain=1),
     "joint energy, gain at most 2": Idea(energy="joint", largest_gain=2),
+    "slopes followed": Idea(slopes=None),
+    "slopes in windows of 3": Idea(slopes=3),
     "gradients times 1.15": Idea(sharpening=1.15),
     "bounds of 5 x 5 pixels": Idea(reach=2),
     "no bounds": Idea(reach=None),

@@ -35,12 +35,19 @@ averaged their energy falls; with e12 their windowed product it is brought back 
     g = gain (r grad i + (1 - r) grad v),
     gain^2 = max(e1, e2) / (r^2 e1 + (1 - r)^2 e2 + 2 r (1 - r) e12)                                         (A6)
 
+**Slopes.** What a source shows below the other's level is either texture, which is wanted, or the slope of something
+that lies above it elsewhere: the glow of a lamp whose dark surroundings are warm in the infrared picture. Following it
+darkens them: a halo. With D = g - grad max(i, v), a texture's windowed mean of D nearly vanishes, a slope's is D.
+So where chance does not explain it the gradient of the brighter picture takes over:
+
+    g' = g - q D,  q^2 = (|mean D|^2 / mean |D|^2 - CHANCE)+ / (1 - CHANCE)                                  (A7)
+
 **M-step.** The f of the largest posterior density,
 
-    min |grad f - g|^2 + LEVEL |f - b|^2 + (s / sigma)^2 |f - x0_pred|^2,  low <= f <= high,                 (A7)
+    min |grad f - g'|^2 + LEVEL |f - b|^2 + (s / sigma)^2 |f - x0_pred|^2,  low <= f <= high,                (A8)
 
 by alternating directions as in Eq. 23: k has the quadratic terms and is one cosine transform, x has the bounds and is
-a clamp, ``penalty`` and a multiplier hold the two together. The bounds (A3) keep haloes, overshoot and lifted
+a clamp, ``penalty`` and a multiplier hold the two together. The bounds (A3) keep bright halos, overshoot and lifted
 backgrounds out. Because f has to fit between them *and* keep its gradients, the level gives way where the texture
 of one source lies on a bright, flat part of the other. And because b lies beyond them, what is brighter than the
 picture's mean takes the brighter source's level, what is darker the darker one's: (A4) asks for the contrast of both.
@@ -79,6 +86,8 @@ EVIDENCE_POWER: Final = 1.5
 DOUBT: Final = 0.1
 """How little is needed to doubt a source whose gradients do not go with the brighter source's picture (A5)."""
 LARGEST_GAIN: Final = 1.5
+CHANCE: Final = 0.3
+"""How coherent gradients of a texture look in a window by chance (A7)."""
 FIRST_ITERATIONS: Final = 20
 """Of the M-step before the prior has said anything; later steps start where the one before ended."""
 ITERATIONS: Final = 4
@@ -89,10 +98,11 @@ class AdaptiveState:
     """What is known of a pair, and where the M-step stands.
 
     Attributes:
-        weight_first: share of the first source in the pooled gradient, with its gain [B, 1, H, W].
+        weight_first: share of the first source in the wanted gradient, with its gain [B, 1, H, W]; what both shares
+            lack is the brighter picture's.
         weight_second: that of the second.
         lower, upper: bounds of the fused luma (A3) [B, 1, H, W].
-        wanted: LEVEL b + grad^T g, the part of the normal equations of (A7) that the sources give.
+        wanted: LEVEL b + grad^T g', the part of the normal equations of (A8) that the sources give.
         picture: x, within the bounds.
         dual: sum of the differences k - x so far.
     """
@@ -135,13 +145,16 @@ class AdaptiveRectifier:
         gain = torch.sqrt(torch.maximum(energy_first, energy_second) / pooled.clamp_min(SMALLEST_ENERGY / 10))
         gain = gain.clamp(1, LARGEST_GAIN)
         weight_first, weight_second = gain * share, gain * (1 - share)
-        wanted_gradient = weight_first * gradient_first + weight_second * gradient_second  # (A6)
+        pooled_gradient = weight_first * gradient_first + weight_second * gradient_second  # (A6)
+        difference = pooled_gradient - gradient_brighter
+        slope = slope_share(difference)
+        wanted_gradient = pooled_gradient - slope * difference  # (A7)
         darker = torch.minimum(first, second)
         mean = brighter.mean(dim=(-2, -1), keepdim=True)
         wanted_level = mean + (1 + SPREAD) * (brighter - mean)  # (A4)
         state = AdaptiveState(
-            weight_first,
-            weight_second,
+            (1 - slope) * weight_first,
+            (1 - slope) * weight_second,
             lower=-F.max_pool2d(-darker, 3, 1, 1),
             upper=F.max_pool2d(brighter, 3, 1, 1),
             wanted=LEVEL * wanted_level + inner_gradient_adjoint(wanted_gradient),
@@ -164,7 +177,7 @@ class AdaptiveRectifier:
         return state.picture, state
 
     def _solve(self, state: AdaptiveState, wanted: Tensor, level: float, iterations: int) -> AdaptiveState:
-        """Iterations of (A7) from where the state stands; its normal equations are (level + grad^T grad) f = wanted."""
+        """Iterations of (A8) from where the state stands; its normal equations are (level + grad^T grad) f = wanted."""
         picture, dual = state.picture, state.dual
         for _ in range(iterations):
             k = solve_screened(wanted + self.penalty * (picture - dual), level + self.penalty)
@@ -181,3 +194,10 @@ def energy_of(gradient: Tensor) -> Tensor:
 def window_product(one: Tensor, other: Tensor) -> Tensor:
     """Windowed mean of the product of two gradients [B, 2, H, W]: [B, 1, H, W]."""
     return gaussian_mean((one * other).sum(dim=1, keepdim=True), WINDOW)
+
+
+def slope_share(difference: Tensor) -> Tensor:
+    """q of (A7) for D = ``difference`` [B, 2, H, W], 0 (texture) to 1 (slope): [B, 1, H, W]."""
+    mean = torch.cat([gaussian_mean(difference[:, [axis]], WINDOW) for axis in range(2)], dim=1)
+    coherence = mean.square().sum(dim=1, keepdim=True) / (energy_of(difference) + SMALLEST_ENERGY / 10)
+    return ((coherence - CHANCE) / (1 - CHANCE)).clamp(0, 1).sqrt()

@@ -25,7 +25,7 @@ from ddfm_core.sampler import Callback, Guidance, Update, sample
 from ddfm_core.schedule import respaced_timesteps
 
 # Changes when, and only when, the same inputs give other pixels than before.
-ALGORITHM_VERSION: int = 1
+ALGORITHM_VERSION: int = 2
 
 SMALLEST_SIDE = 16
 

@@ -89,6 +89,17 @@ def test_edges_do_not_overshoot(opposite):
     assert float((lower - picture).max()) <= 3 * LEVEL
 
 
+def test_a_lamp_before_a_warm_background_gets_no_dark_halo():
+    along = torch.arange(SIDE) - SIDE / 2
+    distance = torch.hypot(along[:, None], along[None])
+    infrared = flat(130) + texture(1)
+    visible = (40 + 190 * torch.exp(-((distance / 6) ** 2)))[None, None] / 127.5 - 1
+    picture = fused(infrared, visible)
+    brighter = torch.maximum(infrared, visible)
+    assert float((brighter - picture).max()) <= 10 * LEVEL
+    assert float(picture[..., 31:33, 31:33].mean()) >= float(brighter[..., 31:33, 31:33].mean()) - 5 * LEVEL
+
+
 def test_noise_of_one_source_does_not_grow():
     noisy, clean = flat(100) + texture(6), flat(140)
     clean[..., 32:] = 200 / 127.5 - 1
