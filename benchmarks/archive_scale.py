@@ -5,6 +5,7 @@
 A generator stands in for the listing of the two folders, and rows of a fusion that did nothing for the fusion, in
 committed chunks of 256 pairs with the real columns; all else is what `ddfm fuse` calls. Each phase is a process of its
 own; its memory is the peak of its resident set, interpreter and libraries included. Night 2 changes 1 % of the pairs.
+The last rows say what the tables of the first night take on the storage.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ CHUNK_PAIRS, SHARD_PAIRS = 256, 2048
 CHANGED_EVERY = 100
 PHASES = ("index", "plan", "rows", "pending", "reconcile", "compact", "index 2", "plan 2", "rows 2", "compact 2")
 UNREPORTED = ("rows", "rows 2")
+TABLES = (
+    "runs/*/manifest.parquet",
+    "runs/*/results/*.parquet",
+    "metrics/history/*.parquet",
+    "metrics/current/*.parquet",
+)
 
 
 def listing(pairs: int, night: int) -> Callable[[str], Iterator[StoredFile]]:
@@ -104,7 +111,7 @@ def result_rows(run: RunFolder, rows: pa.Table) -> pa.Table:
         "normalisation_first_rule": "full", "normalisation_second_rule": "full", "registration_method": "none",
         "registration_decision": "same_size", "seed": 0, "steps": 100, "samples": 1, "mode": "paper",
         "prior_sha256": "0" * 64, "config_hash": "0123456789abcdef", "algorithm_version": "1",
-        "package_version": "0.1.0", "device": "cpu",
+        "package_version": "0.1.0", "device": "cpu", "lock_token": 1,
         "finished_at": datetime.now(UTC),
     }  # fmt: skip
     keys = rows["pair_key"]
@@ -150,18 +157,26 @@ def run_phase(phase: str, work: Path, pairs: int) -> None:
     print(json.dumps({"seconds": seconds, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
-def measure(pairs: int, parent: Path) -> dict[str, dict[str, float]]:
-    """All phases of two nights over an archive of so many pairs."""
+def table_sizes(out: Path, pairs: int) -> dict[str, float]:
+    """Bytes per pair of each kind of table."""
+    return {kind: sum(path.stat().st_size for path in out.glob(f"_ddfm/{kind}")) / pairs for kind in TABLES}
+
+
+def measure(pairs: int, parent: Path) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """All phases of two nights over an archive of so many pairs, and the sizes of the first night's tables."""
     work = Path(tempfile.mkdtemp(prefix=f"scale-{pairs}-", dir=parent))
     figures = {}
+    sizes: dict[str, float] = {}
     try:
         for phase in PHASES:
             command = [sys.executable, __file__, "--phase", phase, "--work", str(work), "--pairs", str(pairs)]
             answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             figures[phase] = json.loads(answer.stdout)
+            if phase == "compact":
+                sizes = table_sizes(work / "out", pairs)
     finally:
         shutil.rmtree(work)
-    return figures
+    return figures, sizes
 
 
 def main() -> None:
@@ -179,8 +194,11 @@ def main() -> None:
     print("| --- |" + " ---: |" * len(figures))
     for phase in PHASES:
         if phase not in UNREPORTED:
-            cells = (f"{one[phase]['seconds']:.1f} s, {one[phase]['megabytes']:.0f} MB" for one in figures.values())
+            cells = (f"{one[phase]['seconds']:.1f} s, {one[phase]['megabytes']:.0f} MB" for one, _ in figures.values())
             print(f"| {phase} | " + " | ".join(cells) + " |")
+    for kind in TABLES:
+        cells = (f"{sizes[kind]:.0f} bytes a pair" for _, sizes in figures.values())
+        print(f"| {kind} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -1,38 +1,66 @@
-"""Create the automation that a server needs to notice flow runs whose machine is gone.
-
-    PREFECT_API_URL=... python -m deployments.automations
+"""What the Prefect server does by itself: end runs whose machine is gone, start a lost parent again, tell people.
 
 A worker that is killed together with its flow run leaves that run in the state Running for ever, and whoever waits
-for it waits as long. Flow runs send heartbeats; the automation marks a run as Crashed when it has sent none for
-three of their periods. Workers need PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30 for the period assumed here.
+for it waits as long. Flow runs send heartbeats; the first automation marks a run as Crashed when it has sent none for
+three of their periods. A shard that crashed is sent again by its parent; a parent that crashed by the second.
 """
 
 from __future__ import annotations
 
-import asyncio
+import json
+from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
 
-from prefect.automations import Automation
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.actions import ChangeFlowRunState, SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-NAME = "crash-silent-flow-runs"
-HEARTBEAT = timedelta(seconds=30)
-FLOW_RUN = "prefect.flow-run"
+from deployments.changes import Change, Outcome
+
+HEARTBEAT: Final = timedelta(seconds=30)
+"""Period of the heartbeats that the work pools' flow runs are told to send; Prefect's shortest."""
+
+RESTARTS: Final = 3
+"""So many times a run is started again after a crash: one that kills its machine must come to an end."""
+
+RESTART_AFTER: Final = timedelta(seconds=90)
+"""A worker tells of a crash twice, the second time when it has run the flow's hooks in a process of their own. A run
+that is started again in between is ended by the second, and its process goes on beside that of the next start."""
+
+LATE: Final = timedelta(minutes=30)
+
+FLOW_RUN: Final = "prefect.flow-run"
+PARENTS: Final = ("fuse-archive", "evaluate")
+"""Flows that nobody waits for. Runs of the others are sent by a parent, which sends them again."""
+ALL_FLOWS: Final = (*PARENTS, "fuse-shard", "report")
+
+_NOT_CRASHED: Final = (
+    "Scheduled", "AwaitingRetry", "Late", "Pending", "Running", "Completed", "Failed", "Cancelled"
+)  # fmt: skip
 
 
-def silent_runs_crash() -> Automation:
-    """The automation, not created yet."""
+def _flow_runs(**labels: list[str]) -> ResourceSpecification:
+    return ResourceSpecification({"prefect.resource.id": [f"{FLOW_RUN}.*"], **labels})
+
+
+def _of_flows(names: Iterable[str]) -> ResourceSpecification:
+    return ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": list(names)})
+
+
+def crash_silent_runs() -> AutomationCore:
+    """Flow runs that send no heartbeat any more become Crashed."""
     ends = {f"{FLOW_RUN}.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
-    return Automation(
-        name=NAME,
+    return AutomationCore(
+        name="crash-silent-flow-runs",
         description="Mark flow runs as Crashed that have sent no heartbeat for three periods.",
         trigger=EventTrigger(
             after={f"{FLOW_RUN}.heartbeat"},
             expect={f"{FLOW_RUN}.heartbeat"} | ends,
-            match=ResourceSpecification({"prefect.resource.id": [f"{FLOW_RUN}.*"]}),
+            match=_flow_runs(),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -46,15 +74,121 @@ def silent_runs_crash() -> Automation:
     )
 
 
-async def ensure_automation() -> bool:
-    """Create the automation unless the server has one of its name; whether it was created."""
-    try:
-        await Automation.aread(name=NAME)
-    except ValueError:
-        await silent_runs_crash().acreate()
-        return True
-    return False
+def restart_lost_parents() -> AutomationCore:
+    """Runs of a deployment that nobody waits for are started again when they crash, with the same parameters."""
+    return AutomationCore(
+        name="restart-lost-parents",
+        description=f"Start crashed runs of {' and '.join(PARENTS)} again, {RESTARTS} times.",
+        trigger=EventTrigger(
+            after={f"{FLOW_RUN}.Crashed"},
+            expect={f"{FLOW_RUN}.{state}" for state in _NOT_CRASHED},
+            # A run that crashed before it began has the count 0: its infrastructure is wrong, and stays so.
+            match=_flow_runs(**{"prefect.run-count": [str(count) for count in range(1, RESTARTS + 1)]}),
+            match_related=[_of_flows(PARENTS), ResourceSpecification({"prefect.resource.role": "deployment"})],
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=RESTART_AFTER,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name="AwaitingRetry", state=StateType.SCHEDULED, message="Started again after a crash.", force=False
+            )
+        ],
+    )
 
 
-if __name__ == "__main__":
-    print(f"{NAME}: {'created' if asyncio.run(ensure_automation()) else 'exists already'}")
+def notifications(block_document_id: UUID) -> list[AutomationCore]:
+    """What people are told: failures, runs that nobody starts, and results that drift."""
+
+    def tell(name: str, description: str, trigger: EventTrigger, subject: str, body: str) -> AutomationCore:
+        action = SendNotification(block_document_id=block_document_id, subject=subject, body=body)
+        return AutomationCore(name=name, description=description, trigger=trigger, actions=[action])
+
+    run = "{{ flow.name }}, run {{ flow_run.name }}"
+    return [
+        tell(
+            "notify-failures",
+            "Tell when a run failed, crashed, or fused less than its failed_share allows.",
+            EventTrigger(
+                expect={f"{FLOW_RUN}.Failed", f"{FLOW_RUN}.Crashed"},
+                match=_flow_runs(),
+                match_related=[_of_flows((*PARENTS, "report"))],
+                for_each={"prefect.resource.id"},
+                posture=Posture.Reactive,
+                threshold=1,
+                within=timedelta(0),
+            ),
+            f"DDFM: {run}: {{{{ flow_run.state.name }}}}",
+            "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+        ),
+        tell(
+            "notify-late-runs",
+            "Tell when no worker took a run half an hour after its time.",
+            EventTrigger(
+                after={f"{FLOW_RUN}.Late"},
+                expect={f"{FLOW_RUN}.{state}" for state in ("Pending", "Running", "Cancelled", "Crashed")},
+                match=_flow_runs(),
+                match_related=[_of_flows(ALL_FLOWS)],
+                for_each={"prefect.resource.id"},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=LATE,
+            ),
+            f"DDFM: {run}: not started",
+            "No worker took the run for half an hour. Look whether the workers of its pool are online.\n"
+            "{{ flow_run|ui_url }}",
+        ),
+        tell(
+            "notify-drift",
+            "Tell when a report finds that results moved against the run before, or that too many pairs failed.",
+            EventTrigger(
+                expect={"ddfm.run.drifted", "ddfm.run.failed-share-exceeded"},
+                match=ResourceSpecification({"prefect.resource.id": ["ddfm.destination.*"]}),
+                posture=Posture.Reactive,
+                threshold=1,
+                within=timedelta(0),
+            ),
+            "DDFM: {{ event.event }}",
+            "{{ event.payload }}\nLook at the report of the run.",
+        ),
+    ]
+
+
+def automations(block_document_id: UUID | None) -> list[AutomationCore]:
+    """All of them; those that tell people only where there is a notification block."""
+    told = [] if block_document_id is None else notifications(block_document_id)
+    return [crash_silent_runs(), restart_lost_parents(), *told]
+
+
+async def ensure_automations(client: PrefectClient, block_document_id: UUID | None, dry_run: bool) -> list[Change]:
+    """Create what is missing, update what differs; one that was switched off by hand stays so."""
+    changes = []
+    for wanted in automations(block_document_id):
+        found = next(iter(await client.read_automations_by_name(wanted.name)), None)
+        if found is None:
+            outcome = Outcome.CREATED
+            if not dry_run:
+                await client.create_automation(wanted)
+        elif _content(found) != _content(wanted):
+            outcome = Outcome.UPDATED
+            if not dry_run:
+                await client.update_automation(found.id, wanted.model_copy(update={"enabled": found.enabled}))
+        else:
+            outcome = Outcome.UNCHANGED
+        changes.append(Change("automation", wanted.name, outcome))
+    return changes
+
+
+def _content(automation: AutomationCore) -> Any:
+    dump = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
+    return _comparable(dump)
+
+
+def _comparable(value: Any) -> Any:
+    """Without the ids that a server gives to triggers, and without the order of sets."""
+    if isinstance(value, dict):
+        return {key: _comparable(item) for key, item in value.items() if key != "id"}
+    if isinstance(value, list):
+        return sorted((_comparable(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
+    return value

@@ -23,6 +23,7 @@ examples:
   ddfm fuse --archive studies --modality-first CT --modality-second MR --out fused     DICOM volumes, docs/volumes.md
   ddfm index --config job.yaml                           what that would do now, and how long it would take
   ddfm status fused                                      what the runs of a destination did
+  ddfm report fused                                      a page about the last run: figures, outliers, drift
   ddfm verify fused --deep                               every picture against its row
   ddfm prune --config job.yaml                           pictures whose sources are gone
   ddfm evaluate TNO --out evaluation --every 5           tables of the paper and contact sheets, for every method
@@ -55,6 +56,21 @@ examples:
 
 writes OUT/evaluation.parquet (a row per set, method and pair), OUT/tables.md, OUT/sheets, OUT/plots;
 docs/evaluation.md lists the layouts that are recognised and explains what the tables mean
+"""
+
+REPORT_EPILOG = """\
+The page is DEST/_ddfm/runs/<run>/report/index.html, one file without scripts: counts by code with what to do, the
+distribution of each metric, the pairs at its ends with small pictures, times, and what moved against the run before.
+Of volumes and in strict privacy it shows no sources. docs/results.md says when a metric counts as drifted.
+
+examples:
+  ddfm report fused                                      the newest run
+  ddfm report s3://bucket/fused --method adaptive
+  ddfm report --config job.yaml --pictures 0             no pictures; S3 places as the job says
+  ddfm report fused --run 20261124T021500-000000-1a2b3c
+
+exit codes: 0 nothing stands out, 1 the run drifted or failed (the page is written), 2 wrong usage or no such run,
+3 the destination cannot be read or written
 """
 
 _STEPS = f"adaptive {ADAPTIVE_STEPS}; paper, released {STEPS}"
@@ -125,6 +141,20 @@ def build_parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", help="what the runs of a destination did")
     add_destination(status)
+
+    report = commands.add_parser(
+        "report",
+        help="write a page about a run: figures, pictures of outliers, drift",
+        description="Write one HTML page about a run of a destination.",
+        epilog=REPORT_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_destination(report)
+    report.add_argument("--run", metavar="RUN", help="its name, as `ddfm status` lists it (default: the newest)")
+    report.add_argument("--method", help="the newest run of this method (with --config: of the job's)")
+    report.add_argument(
+        "--pictures", type=int, metavar="N", help="pairs at either end of each metric (default 3, at most 6, 0: none)"
+    )
 
     verify = commands.add_parser(
         "verify",

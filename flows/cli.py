@@ -96,6 +96,22 @@ def run_status(arguments: argparse.Namespace) -> int:
     return print_status(destination_of(arguments))
 
 
+def run_report(arguments: argparse.Namespace) -> int:
+    """``ddfm report``."""
+    from tasks.job_file import read_job
+    from tasks.report.request import make_request
+
+    settings: dict[str, object] = {"out": destination_of(arguments)}
+    if arguments.config is not None:
+        job = read_job(_read_text(arguments.config))
+        settings |= {"places": job.places, "method": job.method_name}
+    given = {"run_id": arguments.run, "method": arguments.method, "pictures": arguments.pictures}
+    request = make_request(settings | {name: value for name, value in given.items() if value is not None})
+    from flows.report_terminal import report_on_terminal
+
+    return report_on_terminal(request)
+
+
 def run_verify(arguments: argparse.Namespace) -> int:
     """``ddfm verify``."""
     from flows.maintenance import verify
@@ -153,8 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     run = {
-        "fuse": run_fuse, "index": run_index, "config": run_config, "status": run_status, "verify": run_verify,
-        "prune": run_prune, "evaluate": run_evaluate, "demo": run_demo,
+        "fuse": run_fuse, "index": run_index, "config": run_config, "status": run_status, "report": run_report,
+        "verify": run_verify, "prune": run_prune, "evaluate": run_evaluate, "demo": run_demo,
     }[arguments.command]  # fmt: skip
     from tasks.codes import ConfigurationError
     from tasks.results import ReconcileError

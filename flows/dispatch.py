@@ -3,35 +3,89 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
 
-from prefect.deployments import arun_deployment
+from prefect.client.schemas.objects import FlowRun
 
 from flows.fuse_archive import PlannedRun
 from flows.fuse_shard import shard_chunks
+from flows.shard_runs import ShardOrder, died_of_memory, is_over, look, recall, send, window_of
+from flows.storage_pause import sit_out
 from tasks.chunk import Progress
+from tasks.lock import LockLostError
 
 logger = logging.getLogger(__name__)
 
-TRIES = 4
-"""Flow runs of one shard: enough to find a pair that kills its process and to go on without it."""
+TRIES: Final = 4
+"""Flow runs of one shard that commit nothing: enough to find a pair that kills its process and go on without it."""
 
-POLL_SECONDS = 2.0
+POLL_S: Final = 2.0
+
+WINDOW_S: Final = 30.0
+"""Seconds after which the size of the pool is looked up again: workers come and go."""
+
+RECALL_S: Final = 20.0
+"""Seconds for children to end before the lock is given back; a cancelled parent is killed after thirty."""
 
 
 class DispatchError(RuntimeError):
     """Shards did not complete on the work pool; what they committed stays."""
 
 
-async def dispatch_shards(planned: PlannedRun, progress: Progress, check: Callable[[], None]) -> None:
-    """Run every shard of ``planned`` as a flow run of the job's deployment, ``window`` at a time.
+@dataclass(frozen=True)
+class Dispatched:
+    """What the flow runs of shards came to.
 
-    A shard whose run ends in any state but Completed is sent again, ``TRIES`` times in all: it goes on after
-    the chunks that it committed. The state of each child is looked at, because a failed child does not fail its
-    parent by itself, and the answer is read from the committed rows, not from the child's result.
+    Attributes:
+        pairs: of the shards that one flow run did from start to end.
+        seconds: that those flow runs took together.
+    """
+
+    pairs: int
+    seconds: float
+
+    @property
+    def pairs_per_second(self) -> float | None:
+        """Of one flow run; None where nothing was measured."""
+        return self.pairs / self.seconds if self.pairs and self.seconds else None
+
+
+@dataclass
+class _Shard:
+    """A shard on its way.
+
+    Attributes:
+        pairs: that had no rows when it was first sent, in ``chunks`` chunks.
+        left: chunks without rows when it was last looked at.
+        number: flow runs so far, those of earlier parents included.
+        tries: of these, how many of this parent ended in a row without a commit.
+        shrink: how many of them ended for want of memory.
+    """
+
+    shard_id: str
+    pairs: int = 0
+    left: int = 0
+    number: int = 0
+    tries: int = 0
+    shrink: int = 0
+
+
+async def dispatch_shards(planned: PlannedRun, progress: Progress, check: Callable[[], None]) -> Dispatched:
+    """Run every shard of ``planned`` as flow runs of the job's deployment, a window of them at a time.
+
+    A shard is done when its rows are there, whatever the state of its flow run says. One that ended without them is
+    sent again and goes on after the chunks that it committed, until ``TRIES`` flow runs in a row committed nothing;
+    after an end for want of memory with less in memory at a time. A store or a server that is out of reach is waited
+    for. When the dispatch itself ends before its time, by an error or because the run is cancelled, it cancels the
+    flow runs that are still at work and sees them end.
 
     Args:
         planned: the run.
@@ -41,63 +95,118 @@ async def dispatch_shards(planned: PlannedRun, progress: Progress, check: Callab
     Raises:
         DispatchError: names the shards that did not complete.
     """
-    gate = asyncio.Semaphore(planned.settings.job.window)
-    sent: list[asyncio.Task[str]] = []
+    dispatch = _Dispatch(planned, progress, check)
     try:
-        # A group ends the others with the first that fails: nothing may be sent when the lock is given back.
-        async with asyncio.TaskGroup() as group:
-            sent += [
-                group.create_task(_see_through(planned, shard_id, gate, progress, check))
-                for shard_id in planned.shard_ids
-            ]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    outcomes = [task.result() for task in sent]
-    lost = [f"{shard_id} ({state})" for shard_id, state in zip(planned.shard_ids, outcomes, strict=True) if state]
-    if lost:
-        raise DispatchError(
-            f"{len(lost)} of {len(outcomes)} shards did not complete after {TRIES} tries: {', '.join(lost[:5])}; "
-            "look at their flow runs, then run the job again"
-        )
+        return await dispatch.run()
+    except LockLostError:
+        # The flow runs belong to the parent that took over, which finds them by their keys.
+        raise
+    except BaseException:
+        await _see_to_its_end(dispatch.recall())
+        raise
 
 
-async def _see_through(
-    planned: PlannedRun, shard_id: str, gate: asyncio.Semaphore, progress: Progress, check: Callable[[], None]
-) -> str:
-    """The name of the last state when the shard did not complete, else an empty text."""
-    settings = planned.settings
-    began = datetime.now(UTC)
-    last = ""
-    tries = 0
-    async with gate:
-        chunks = await asyncio.to_thread(shard_chunks, settings, shard_id)
-        for number in itertools.count(1):
-            check()
-            child = await arun_deployment(
-                settings.job.deployment or "",
-                parameters={
-                    "dest": settings.run.dest,
-                    "run_id": settings.run.run_id,
-                    "shard_id": shard_id,
-                    "token": settings.token,
-                    "places": {prefix: place.model_dump() for prefix, place in settings.job.places.items()},
-                },
-                flow_run_name=f"{settings.run.run_id} {shard_id}",
-                # A parent that was killed and begun again finds the child that still works on the shard.
-                idempotency_key=f"{settings.run.run_id}-{shard_id}-{number}",
-                poll_interval=POLL_SECONDS,
-                timeout=None,
+class _Dispatch:
+    """The shards that wait, those at work, and what became of the others."""
+
+    def __init__(self, planned: PlannedRun, progress: Progress, check: Callable[[], None]) -> None:
+        self._planned = planned
+        self._settings = planned.settings
+        self._progress = progress
+        self._check = check
+        self._began = datetime.now(UTC)
+        self._waiting = deque(_Shard(shard_id) for shard_id in planned.shard_ids)
+        self._at_work: dict[UUID, _Shard] = {}
+        self._lost: list[str] = []
+        self._window = 0
+        self._window_at = 0.0
+        self._pairs = 0
+        self._seconds = 0.0
+
+    async def run(self) -> Dispatched:
+        """All of it."""
+        while self._waiting or self._at_work:
+            await self._fill_window()
+            await asyncio.sleep(POLL_S)
+            await self._look_after()
+        if self._lost:
+            raise DispatchError(
+                f"{len(self._lost)} of {len(self._planned.shard_ids)} shards did not complete, although each was tried "
+                f"until {TRIES} flow runs in a row committed nothing: {', '.join(self._lost[:5])}; "
+                "look at their flow runs, then run the job again"
             )
-            last = (child.state and child.state.name) or "no state"
-            if child.state is not None and child.state.is_completed():
-                # An earlier parent's child may be complete, and a chunk of it have been moved away since.
-                if not await asyncio.to_thread(shard_chunks, settings, shard_id):
-                    progress.fused(sum(len(chunk.rows) for chunk in chunks))
-                    return ""
-                last = "Completed without all rows"
-            # Children of an earlier parent that ended badly are not held against this one.
-            tries += child.created is None or child.created >= began
-            logger.warning("shard %s: %s, try %d of %d", shard_id, last, tries, TRIES)
-            if tries == TRIES:
-                break
-    return last
+        return Dispatched(self._pairs, self._seconds)
+
+    async def recall(self) -> None:
+        """Cancel what is at work."""
+        if self._at_work:
+            logger.warning("cancelling %d flow runs of shards", len(self._at_work))
+            await recall(list(self._at_work), RECALL_S, POLL_S)
+
+    async def _fill_window(self) -> None:
+        if not self._window or time.monotonic() - self._window_at > WINDOW_S:
+            self._window, self._window_at = await window_of(self._settings.job), time.monotonic()
+        while self._waiting and len(self._at_work) < self._window:
+            await self._send(self._waiting.popleft())
+
+    async def _send(self, shard: _Shard) -> None:
+        if not shard.number:
+            chunks = await sit_out(shard_chunks, self._settings, shard.shard_id)
+            shard.pairs, shard.left = sum(len(chunk.rows) for chunk in chunks), len(chunks)
+        await sit_out(self._check)
+        shard.number += 1
+        child = await send(self._settings, ShardOrder(shard.shard_id, shard.number, shard.shrink))
+        self._at_work[child.id] = shard
+        if is_over(child):
+            # An earlier parent's.
+            await self._settle(child)
+
+    async def _look_after(self) -> None:
+        found = {child.id: child for child in await look(list(self._at_work))}
+        for run_id in list(self._at_work):
+            child = found.get(run_id)
+            if child is None:
+                shard = self._at_work.pop(run_id)
+                await self._send_again(shard, "its flow run was deleted", ours=True)
+            elif is_over(child):
+                await self._settle(child)
+
+    async def _settle(self, child: FlowRun) -> None:
+        """What became of a shard by its rows: the state of a flow run may look better or worse than its work was."""
+        shard = self._at_work.pop(child.id)
+        left = len(await sit_out(shard_chunks, self._settings, shard.shard_id))
+        state = child.state
+        assert state is not None  # noqa: S101 - it is over
+        if not left:
+            self._progress.fused(shard.pairs)
+            if shard.number == 1 and state.is_completed():
+                self._pairs += shard.pairs
+                self._seconds += child.total_run_time.total_seconds()
+            return
+        if left < shard.left:
+            shard.left, shard.tries = left, 0
+        shard.shrink += died_of_memory(state)
+        ended = "Completed without all rows" if state.is_completed() else state.name or "ended"
+        # Flow runs of an earlier parent that ended badly are not held against this one.
+        await self._send_again(shard, ended, ours=child.created is None or child.created >= self._began)
+
+    async def _send_again(self, shard: _Shard, ended: str, ours: bool) -> None:
+        shard.tries += ours
+        less = f", with less in memory ({shard.shrink})" if shard.shrink else ""
+        if shard.tries < TRIES:
+            logger.warning("shard %s: %s; sent again%s", shard.shard_id, ended, less)
+            self._waiting.appendleft(shard)
+        else:
+            logger.error("shard %s: %s; given up", shard.shard_id, ended)
+            self._lost.append(f"{shard.shard_id} ({ended})")
+
+
+async def _see_to_its_end(recalling: Coroutine[None, None, None]) -> None:
+    """Wait for it although this task is being cancelled."""
+    task = asyncio.ensure_future(asyncio.wait_for(recalling, 2 * RECALL_S))
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    if (error := task.exception()) is not None:
+        # What ended the dispatch is what matters; children notice by themselves that the lock was given back.
+        logger.warning("flow runs of shards may still be at work: %s: %s", type(error).__name__, error)

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from ddfm_core.priors import Prior
 from flows.fuse_archive import CheckedJob, RunSummary, Watcher, finish, fuse_here, identify_prior, plan_runs
-from flows.fuse_shard import PLAIN, Stages, open_prior
+from flows.fuse_shard import PLAIN, Stages
+from flows.open_prior import open_prior
 from tasks.codes import ConfigurationError, Status
 from tasks.evaluation.datasets import DataSet, SetPair, choose_data_sets, find_data_sets
 from tasks.evaluation.evaluation import Evaluation, pairs_table
@@ -141,11 +142,11 @@ class Priors:
         """A job's prior on its device.
 
         Raises:
-            ConfigurationError: as :func:`flows.fuse_shard.open_prior`.
+            ConfigurationError: as :func:`flows.open_prior.open_prior`.
         """
         kind = (job.prior, job.device, job.precision)
         if kind not in self._loaded:
-            self._loaded[kind] = open_prior(job)
+            self._loaded[kind] = open_prior(job, self.identity(job))
         return self._loaded[kind]
 
 

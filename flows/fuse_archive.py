@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ddfm_core.priors import Prior, PriorError, prior_sha256
-from flows.fuse_shard import PLAIN, Stages, Suspect, divide, open_prior, run_chunks, run_suspects, shard_chunks
+from flows.fuse_shard import PLAIN, Stages, Suspect, divide, run_chunks, run_suspects, shard_chunks
+from flows.open_prior import open_prior
 from flows.places import use_places, use_secret
 from tasks.abandoned import overwritten_pairs
 from tasks.archive import index_archive
@@ -37,6 +38,7 @@ from tasks.secret_check import check_secret
 from tasks.settings import RunSettings, read_settings, write_settings
 from tasks.source_kind import settle_kind
 from tasks.storage import StorageError, absolute, retries_made, sweep_temporaries
+from tasks.throughput import shard_pairs, shard_rate
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,7 @@ def run_archive(job: Job, watcher: Watcher) -> None:
     prior: Prior | None = None
     with hold(absolute(job.out), job.wait) as lock:
         for planned in plan_runs(checked, pseudonyms, lock.token, watcher):
-            prior = prior or open_prior(job)
+            prior = prior or open_prior(job, checked.identity)
             fuse_here(planned, prior, watcher, PLAIN, lock.check)
             watcher.finish(finish(planned))
 
@@ -268,7 +270,7 @@ def plan_new(settings: RunSettings, archive: ArchiveIndex, scratch: Path, just_e
         current_batches(dest, job.method_name, scratch),
         settings.config_hash,
         chunk_pairs=settings.chunk_pairs,
-        shard_pairs=settings.shard_pairs,
+        shard_pairs=shard_pairs(settings),
         scratch=scratch,
         selection=Selection(frozenset(job.retry), job.only, job.limit, job.since),
         overwritten=overwritten_pairs(dest, job.method_name, scratch),
@@ -305,8 +307,12 @@ def fuse_here(planned: PlannedRun, prior: Prior, watcher: Watcher, stages: Stage
         run_suspects(suspects, settings, prior, progress, stages, check)
 
 
-def finish(planned: PlannedRun) -> RunSummary:
+def finish(planned: PlannedRun, pairs_per_second: float | None = None) -> RunSummary:
     """Prove that every pair has its row, add the rows to the table of all runs, close the run.
+
+    Args:
+        planned: the run.
+        pairs_per_second: of one flow run of a shard, where there were any that say.
 
     Raises:
         ReconcileError: rows are missing or double; the run stays open.
@@ -334,6 +340,7 @@ def finish(planned: PlannedRun) -> RunSummary:
             "resumed": planned.resumed,
             "seconds": round(summary.seconds, 3),
             "retries": summary.retries,
-        },
+        }
+        | ({} if pairs_per_second is None else {"shard_rate": shard_rate(planned.settings, pairs_per_second)}),
     )
     return summary

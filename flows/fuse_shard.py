@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
-import torch
-
-from ddfm_core.priors import Prior, PriorError, load_prior
+from ddfm_core.priors import Prior
 from flows.stop import CheckedProgress
 from tasks.attempts import Deaths, Marks, read_deaths
 from tasks.chunk import Chunk, Progress, fuse_chunk, publish_chunk, read_chunk
-from tasks.codes import ConfigurationError
 from tasks.isolate import fuse_isolated
-from tasks.job import Job
 from tasks.manifest import manifest_rows, read_manifest
 from tasks.overlap import overlapped
 from tasks.pair import FusedPair, PreparedPair, RefusedPair
@@ -47,21 +43,14 @@ class Suspect:
     deaths: Deaths
 
 
-def open_prior(job: Job) -> Prior:
-    """Load the job's prior on its device.
+def shrunk(settings: RunSettings, times: int) -> RunSettings:
+    """The same run with less in memory at a time: batch, readers and bytes read ahead are halved so many times.
 
-    Raises:
-        ConfigurationError: no such prior, weights that do not fit, or a device that this machine lacks.
+    Pictures stay the same but for the last bits of their floats, which the size of a batch decides.
     """
-    device = job.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigurationError(f"device: {job.device} was asked for, but this machine has no CUDA GPU; use cpu")
-    try:
-        return load_prior(job.prior, device=device, dtype=getattr(torch, job.precision))
-    except PriorError as error:
-        raise ConfigurationError(f"prior: {error}") from error
+    job = settings.job
+    less = {name: max(1, getattr(job, name) >> times) for name in ("batch", "readers", "read_megabytes")}
+    return replace(settings, job=job.model_copy(update=less))
 
 
 def shard_chunks(settings: RunSettings, shard_id: str) -> list[Chunk]:

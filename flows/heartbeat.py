@@ -18,10 +18,14 @@ class Heartbeat:
     Args:
         pairs: to do in all.
         clock: seconds, such as ``time.monotonic``.
+        device: says what is made of the device; asked for each line.
     """
 
-    def __init__(self, pairs: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, pairs: int, clock: Callable[[], float] = time.monotonic, device: Callable[[], str] | None = None
+    ) -> None:
         self.pairs = pairs
+        self.device = device
         self.done = 0.0
         self.clock = clock
         self.problems: Counter[str] = Counter()
@@ -41,15 +45,27 @@ class Heartbeat:
         return True
 
     def line(self) -> str:
-        """Pairs done, rate, time left, chunks that wait before and behind the network where that was told, problems."""
+        """Pairs done, rate, time left, chunks that wait before and behind the network where told, device, problems."""
         seconds = self.clock() - self._began
         rate = self.done / seconds if seconds else 0.0
         left = duration((self.pairs - self.done) / rate) if rate else "unknown time"
         queues = "" if self.queues is None else ", chunks read ahead {}, to publish {}".format(*self.queues)
         return (
             f"{round(self.done, 1):g} of {self.pairs} pairs, {rate:.2f} pairs/s, {left} left"
-            f"{queues}{self.problem_note()}"
+            f"{queues}{self._device_note()}{self.problem_note()}"
         )
+
+    def summary(self) -> str:
+        """Pairs done, seconds, rate, device, and problems; for the end."""
+        seconds = self.clock() - self._began
+        rate = self.done / seconds if seconds else 0.0
+        return (
+            f"{round(self.done, 1):g} pairs in {duration(seconds)}, {rate:.2f} pairs/s"
+            f"{self._device_note()}{self.problem_note()}"
+        )
+
+    def _device_note(self) -> str:
+        return f", {self.device()}" if self.device is not None else ""
 
     def problem_note(self) -> str:
         """Counts of what was not fused, with a comma before each."""

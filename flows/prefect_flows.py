@@ -22,19 +22,26 @@ from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.events import emit_event
 from prefect.exceptions import FailedRun
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 
 from ddfm_core.priors import Prior
+from flows.device_use import DeviceUse
 from flows.dispatch import dispatch_shards
 from flows.evaluate import Evaluated, EvaluationWatcher, run_evaluation
 from flows.fuse_archive import PlannedRun, RunSummary, Watcher, check_inputs, finish, fuse_here, plan_runs
-from flows.fuse_shard import Stages, divide, open_prior, run_chunks, run_suspects, shard_chunks
+from flows.fuse_shard import Stages, divide, run_chunks, run_suspects, shard_chunks, shrunk
 from flows.heartbeat import Heartbeat
+from flows.open_prior import open_prior
 from flows.places import load_places, load_secret
+from flows.report import Alarm, tell_once, write_report
+from flows.run_log import run_log
+from flows.shard_runs import check_deployment
 from flows.stop import StopSignal, in_thread
+from flows.storage_pause import Outage
 from tasks.chunk import Chunk, Progress, fuse_chunk, publish_chunk, read_chunk
-from tasks.codes import ConfigurationError
 from tasks.evaluation.datasets import DataSet
 from tasks.evaluation.evaluation import Evaluation
 from tasks.evaluation.methods import Method
@@ -45,10 +52,12 @@ from tasks.job import Job, Place
 from tasks.lock import BorrowedLock, hold
 from tasks.overview import overview
 from tasks.plan import PlanCounts
+from tasks.report.page import summary_markdown
+from tasks.report.request import ReportRequest
 from tasks.rows import ResultRow
 from tasks.run_folder import RunFolder
 from tasks.settings import RunSettings, read_settings
-from tasks.storage import absolute
+from tasks.storage import StorageError, absolute
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +76,15 @@ PREFECT_STAGES = Stages(
 
 
 class LogProgress:
-    """Progress of a run that nobody watches at a terminal: a log line every half minute. Thread-safe."""
+    """Progress of a run that nobody watches at a terminal: a log line every half minute. Thread-safe.
 
-    def __init__(self, pairs: int) -> None:
-        self.heartbeat = Heartbeat(pairs)
+    Args:
+        pairs: to do in all.
+        device: says what is made of the device, where this process has one.
+    """
+
+    def __init__(self, pairs: int, device: Callable[[], str] | None = None) -> None:
+        self.heartbeat = Heartbeat(pairs, device=device)
         self.lock = threading.Lock()
 
     def fused(self, pairs: float) -> None:
@@ -89,6 +103,11 @@ class LogProgress:
         """So many chunks wait before and behind the network."""
         with self.lock:
             self.heartbeat.queues = (read, publish)
+
+    def finish(self) -> None:
+        """Log what it came to."""
+        with self.lock:
+            logger.info("%s", self.heartbeat.summary())
 
 
 @dataclass(frozen=True)
@@ -148,13 +167,40 @@ async def fuse_archive(job: Job) -> State[None]:
     be reached or a row is missing.
     """
     await load_places(job.places)
+    if job.deployment:
+        await check_deployment(job)
+    summaries: list[RunSummary] = []
+    outage = Outage()
+    # One that was started again after a crash finds the lock of the process that is gone.
+    wait = job.wait or (flow_run.run_count or 1) > 1
+    with _log_of_run():
+        while True:
+            try:
+                await _fuse_all(job, summaries, wait)
+                break
+            except StorageError as error:
+                # On a terminal somebody reads the sentence, and can give the command again.
+                if deployment.id is None or not outage.may_pass(error):
+                    raise
+                passing = error
+            await outage.wait(passing)
+            # Its own lock may not have been given back.
+            wait = True
+    return await _final_state(job, summaries)
+
+
+def _log_of_run() -> AbstractContextManager[None]:
+    """A terminal shows what is to be shown by itself."""
+    return run_log() if isinstance(watcher.get(), LogWatcher) else nullcontext()
+
+
+async def _fuse_all(job: Job, summaries: list[RunSummary], wait: bool) -> None:
+    """Plan and fuse; ``summaries`` gets that of each run that is finished."""
     checked = await asyncio.to_thread(check_inputs, job)
     pseudonyms = await load_secret(checked.job)
-    summaries: list[RunSummary] = []
-    prior: Prior | None = None
     stop = StopSignal()
     with ExitStack() as stack:
-        holding = hold(absolute(job.out), job.wait, check=stop.check)
+        holding = hold(absolute(job.out), wait, check=stop.check)
         lock = await in_thread(stop, stack.enter_context, holding)
 
         def check() -> None:
@@ -163,16 +209,15 @@ async def fuse_archive(job: Job) -> State[None]:
 
         plans = plan_runs(checked, pseudonyms, lock.token, watcher.get())
         while (planned := await in_thread(stop, next, plans, None)) is not None:
+            rate: float | None = None
             if job.deployment:
                 with watcher.get().begin(planned) as progress:
-                    await dispatch_shards(planned, progress, check)
+                    rate = (await dispatch_shards(planned, progress, check)).pairs_per_second
             else:
-                if prior is None:
-                    prior = await asyncio.to_thread(open_prior, job)
+                prior = await asyncio.to_thread(open_prior, job, checked.identity)
                 await in_thread(stop, fuse_here, planned, prior, watcher.get(), PREFECT_STAGES, check)
-            summaries.append(await in_thread(stop, finish, planned))
+            summaries.append(await in_thread(stop, finish, planned, rate))
             watcher.get().finish(summaries[-1])
-    return await _final_state(job, summaries)
 
 
 async def _final_state(job: Job, summaries: Sequence[RunSummary]) -> State[None]:
@@ -187,7 +232,9 @@ async def _final_state(job: Job, summaries: Sequence[RunSummary]) -> State[None]
 
 
 @flow(name="fuse-shard", persist_result=False)
-async def fuse_shard(dest: str, run_id: str, shard_id: str, token: int, places: dict[str, Place]) -> State[None]:
+async def fuse_shard(
+    dest: str, run_id: str, shard_id: str, token: int, places: dict[str, Place], shrink: int = 0
+) -> State[None]:
     """Fuse what is left of one shard of a planned run.
 
     Args:
@@ -196,22 +243,26 @@ async def fuse_shard(dest: str, run_id: str, shard_id: str, token: int, places: 
         shard_id: as in its manifest.
         token: of the lock that the parent holds on the destination.
         places: of the job, by which the destination is reached.
+        shrink: earlier flow runs of this shard that ended for want of memory.
 
     Raises:
         ConfigurationError: this machine's prior is not the one that the run was planned with.
         StorageError: the run cannot be read, or its destination not be written.
     """
+    with run_log():
+        return await _fuse_shard(dest, run_id, shard_id, token, places, shrink)
+
+
+async def _fuse_shard(
+    dest: str, run_id: str, shard_id: str, token: int, places: dict[str, Place], shrink: int
+) -> State[None]:
     await load_places(places)
-    settings = replace(await asyncio.to_thread(read_settings, RunFolder(dest, run_id)), token=token)
+    read = await asyncio.to_thread(read_settings, RunFolder(dest, run_id))
+    settings = shrunk(replace(read, token=token), shrink)
     chunks = await asyncio.to_thread(shard_chunks, settings, shard_id)
     pairs = sum(len(chunk.rows) for chunk in chunks)
     if chunks:
-        prior = await asyncio.to_thread(open_prior, settings.job)
-        if prior.sha256 != settings.prior_sha256:
-            raise ConfigurationError(
-                f"prior: {settings.job.prior} on this machine is not the file that run {run_id} was planned with "
-                f"({prior.sha256[:12]} instead of {settings.prior_sha256[:12]}); install the same one everywhere"
-            )
+        prior = await asyncio.to_thread(open_prior, settings.job, settings.prior_sha256)
         stop, lock = StopSignal(), BorrowedLock(dest, token)
 
         def check() -> None:
@@ -223,10 +274,11 @@ async def fuse_shard(dest: str, run_id: str, shard_id: str, token: int, places: 
 
 
 def _fuse_chunks(settings: RunSettings, chunks: Sequence[Chunk], prior: Prior, check: Callable[[], None]) -> None:
-    progress = LogProgress(sum(len(chunk.rows) for chunk in chunks))
+    progress = LogProgress(sum(len(chunk.rows) for chunk in chunks), DeviceUse(prior.device).line)
     calm, suspects = divide(settings, chunks)
     run_chunks(calm, settings, prior, progress, PREFECT_STAGES, check)
     run_suspects(suspects, settings, prior, progress, PREFECT_STAGES, check)
+    progress.finish()
 
 
 def run_as_flow(job: Job, follower: Watcher) -> None:
@@ -265,3 +317,24 @@ def evaluate_as_flow(evaluation: Evaluation, follower: EvaluationWatcher) -> Non
     evaluation_watcher.set(follower)
     with suppress(FailedRun):
         asyncio.run(evaluate(evaluation))
+
+
+def _emit(alarm: Alarm) -> None:
+    emit_event(alarm.event, resource=alarm.resource, payload=alarm.payload)
+
+
+@flow(name="report", persist_result=False)
+async def report(request: ReportRequest) -> State[None]:
+    """Write the page about a run, with its counts and medians as an artifact.
+
+    The state is Completed once the page is written. What somebody should hear of is an event, once per run and
+    whatever the state: see :func:`flows.report.alarms`.
+    """
+    await load_places(request.places)
+    stop = StopSignal()
+    written = await in_thread(stop, write_report, request, stop.check)
+    await acreate_markdown_artifact(
+        key="report", markdown=summary_markdown(written), description=f"run {written.run.run_id}"
+    )
+    await in_thread(stop, tell_once, written, _emit)
+    return Completed(message=written.sentence())

@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from ddfm_core.default_steps import ADAPTIVE_START, ADAPTIVE_STEPS, STEPS
 from ddfm_core.fusion import ALGORITHM_VERSION, FusionConfig, Mode
 from tasks.ct_windows import CT_WINDOWS
+from tasks.form_order import in_order
 from tasks.modality import modality_of
 from tasks.storage import OWN_FOLDER, PlaceOptions, absolute, join
 from tasks.volume_options import VolumeOptions
@@ -43,7 +44,7 @@ class Place(PlaceOptions):
 class Job(BaseModel):
     """What to fuse, how, and where to. Field descriptions are the documentation of a job file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, json_schema_extra=in_order)
 
     first: str | None = Field(
         None, description=f"Infrared, CT, PET or SPECT images, paired with `second` by stem. {PLACE}"
@@ -150,7 +151,12 @@ class Job(BaseModel):
     )
     batch: int = Field(4, ge=1, description="Pairs of one size that go through the network together.")
     chunk_pairs: int = Field(16, ge=1, description="Pairs committed together: the most that a kill can cost twice.")
-    shard_pairs: int = Field(2048, ge=1, description="Pairs per dispatched flow run; size it for minutes of work.")
+    shard_pairs: int | None = Field(
+        None,
+        ge=1,
+        description="Pairs per dispatched flow run. Default: what took ten minutes at the rate of the last runs with "
+        "these settings; 256 where there are none.",
+    )
     readers: int = Field(
         8, ge=1, le=64,
         description="Pairs read, and pictures written, at the same time; 16 suits small pictures on object stores.",
@@ -169,7 +175,11 @@ class Job(BaseModel):
         description="How S3 places are reached, by prefix of their URL; by default as the environment says. "
         "s3://archive: {endpoint_url: https://s3.example.org, credentials_variables: LAB_}",
     )
-    window: int = Field(4, ge=1, description="Shards at a time on the work pool.")
+    window: int | None = Field(
+        None,
+        ge=1,
+        description="Shards at a time on the work pool. Default: one more than its online workers, or than its limit.",
+    )
     fingerprint: Literal["stat", "content"] = Field(
         "stat",
         description="How a changed source is known: stat by size and time or ETag, content by reading all its bytes.",

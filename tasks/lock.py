@@ -99,14 +99,17 @@ class DestinationLock:
         """
         if not self._lost and _seconds() - self._alive_at > self._record.stale_s:
             # A machine that slept has silent heartbeats too; one that arrives now proves that nobody took over.
-            with contextlib.suppress(StorageError):
+            unwritten: StorageError | None = None
+            try:
                 self._beat()
+            except StorageError as error:
+                unwritten = error
             if not self._lost and _seconds() - self._alive_at > self._record.stale_s:
                 raise LockLostError(
                     self.dest,
                     f"the lock's heartbeat could not be written for {self._record.stale_s:g} s",
                     "check the network and the server, then run again",
-                )
+                ) from unwritten
         if self._lost:
             raise _taken_over(self.dest, self.token)
 

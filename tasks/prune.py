@@ -28,6 +28,7 @@ from tasks.schemas import PLAN_COLUMNS, VANISHED_SCHEMA
 from tasks.settings import RunSettings, write_settings
 from tasks.storage import join
 from tasks.tables import TableWriter, table_batches
+from tasks.throughput import shard_pairs
 
 _REMOVERS: Final = 16
 _COLUMNS: Final = tuple(dict.fromkeys((*PLAN_COLUMNS, *VANISHED_SCHEMA.names, "first_uri", "second_uri")))
@@ -120,7 +121,7 @@ def prune(settings: RunSettings, index: Index, scratch: Path, most_share: float,
     with ManifestDraft(scratch) as draft:
         for rows in vanished_rows(index, _rows_of_sources(run.dest, job, scratch)):
             draft.add(draft_rows(rows, Code.VANISHED))
-    manifest = draft.deal(settings.chunk_pairs, settings.shard_pairs)
+    manifest = draft.deal(settings.chunk_pairs, shard_pairs(settings))
     write_settings(settings)
     write_counts(run, PlanCounts(found=index.rows, vanished=pruning.pairs))
     write_manifest(run, manifest.path)

@@ -23,6 +23,7 @@ from tasks.schemas import BROKEN_SCHEMA, PRIVATE_SCHEMA, RESULT_SCHEMA
 from tasks.scratch import insert_rows, open_database
 from tasks.settings import RunSettings, read_settings, write_settings
 from tasks.tables import ROWS, TableWriter, table_batches
+from tasks.throughput import shard_pairs
 from tasks.verify import Fault
 
 
@@ -83,7 +84,7 @@ def write_repair_run(dest: str, method: str, broken: Path, scratch: Path) -> Rep
     with ManifestDraft(scratch) as draft:
         for rows in _with_sources(wanted, sources) if private else _with_clear_uris(wanted, runs):
             draft.add(draft_rows(rows))
-    manifest = draft.deal(settings.chunk_pairs, settings.shard_pairs)
+    manifest = draft.deal(settings.chunk_pairs, shard_pairs(settings))
     lost = writer.rows - manifest.rows
     if not manifest.rows:
         return Repair(None, 0, left, lost)

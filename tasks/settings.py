@@ -64,11 +64,6 @@ class RunSettings:
         return 1 if self.job.of_volumes else self.job.chunk_pairs
 
     @property
-    def shard_pairs(self) -> int:
-        """Pairs sent to a work pool together."""
-        return self.job.volumes.shard_volumes if self.job.of_volumes else self.job.shard_pairs
-
-    @property
     def private_uri(self) -> str:
         """The private table of the run."""
         return join(self.job.private_folder(self.run.dest), f"{self.run.run_id}.parquet")

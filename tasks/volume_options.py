@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.form_order import in_order
 from tasks.slices import EMPTY_SHARE
 from tasks.volume import VolumeLimits
 
@@ -15,7 +16,7 @@ _LIMITS = VolumeLimits()
 class VolumeOptions(BaseModel):
     """The group ``volumes`` of a job. Field descriptions are the documentation of a job file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=in_order)
 
     fixed: Literal["auto", "first", "second"] = Field(
         default="auto", description="Whose grid the result has. auto: MR, else CT, else the first source."
@@ -50,8 +51,10 @@ class VolumeOptions(BaseModel):
     remove_tilt: bool = Field(
         default=False, description="Tilted stacks are resampled to straight ones instead of rejected."
     )
-    shard_volumes: int = Field(
-        default=16, ge=1, description="Pairs of volumes per dispatched flow run; size it for minutes of work."
+    shard_volumes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Pairs of volumes per dispatched flow run. Default: as shard_pairs, 8 where nothing was measured.",
     )
     max_rotation_deg: float = Field(
         default=30, gt=0, le=180, description="Registrations that turn further are refused."

@@ -44,12 +44,13 @@ class ServerError(RuntimeError):
 
 @dataclass
 class Server:
-    """A running server process: its pid, its log, and how to end it."""
+    """A running server process: its pid, its log, how to end it, and how to start it again."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
     mark: str
+    launch: Callable[[], subprocess.Popen[bytes]]
     stop_signal: signal.Signals = signal.SIGTERM
     grace: float = 10.0
     last_words: str = ""  # the end of the log, kept when the server is stopped and its folder goes
@@ -115,6 +116,10 @@ class Server:
             if sweep:
                 time.sleep(0.05)  # killed processes that are not ours to reap take a moment to disappear
 
+    def start_again(self) -> None:
+        """Start a server that was ended, in the same place and with the same settings; it does not answer yet."""
+        self.process = self.launch()
+
     def stop(self) -> None:
         """Ask the server to stop, wait for it, then end what is left of it."""
         if self.alive:
@@ -143,18 +148,21 @@ def _start(
     mark = uuid.uuid4().hex
     log = folder / f"{name}.log"
     as_user: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user else {}
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [*prefix, *map(str, command)],
-            cwd=folder,
-            env={**environment, MARK: mark},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            **as_user,
-        )
-    return Server(name, process, log, mark, stop_signal, grace)
+
+    def launch() -> subprocess.Popen[bytes]:
+        with log.open("ab") as out:
+            return subprocess.Popen(
+                [*prefix, *map(str, command)],
+                cwd=folder,
+                env={**environment, MARK: mark},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **as_user,
+            )
+
+    return Server(name, launch(), log, mark, launch, stop_signal, grace)
 
 
 def _await(ready: Callable[[], bool], server: Server, seconds: float, pause: float = 0.05) -> None:
@@ -244,9 +252,24 @@ def _missing(programs: str, packages: str) -> NoReturn:
 # ---- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Service:
+    """A server and the URL at which it answers."""
+
+    url: str
+    server: Server
+
+
 @contextlib.contextmanager
 def postgres(database: str = "prefect") -> Iterator[str]:
     """A PostgreSQL server with one empty database; its URL for SQLAlchemy with asyncpg."""
+    with postgres_service(database) as service:
+        yield service.url
+
+
+@contextlib.contextmanager
+def postgres_service(database: str = "prefect") -> Iterator[Service]:
+    """The same, for a test that ends the server."""
     homes = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "initdb").exists()]
     if not homes:
         _missing("PostgreSQL", "postgresql")
@@ -282,7 +305,14 @@ def postgres(database: str = "prefect") -> Iterator[str]:
 
         _await(answers, server, 30)
         _call([home / "createdb", *where, database], 30, environment)
-        yield f"postgresql+asyncpg://postgres@{LOOPBACK}:{port}/{database}"
+        yield Service(f"postgresql+asyncpg://postgres@{LOOPBACK}:{port}/{database}", server)
+
+
+def dump_database(url: str) -> str:
+    """Everything in a database of :func:`postgres`, as text."""
+    home = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    plain = url.replace("postgresql+asyncpg", "postgresql")
+    return _call([home / "pg_dump", "--inserts", plain], 60, clean_environment(LC_ALL="C.UTF-8"))
 
 
 # ---- Prefect ---------------------------------------------------------------------------------------------------------
@@ -307,6 +337,13 @@ def prefect_environment(home: Path, **settings: str) -> dict[str, str]:
 @contextlib.contextmanager
 def prefect_server(database_url: str, environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """A Prefect server on the given database; its API URL. `environment` adds settings or replaces them."""
+    with prefect_service(database_url, environment) as service:
+        yield service.url
+
+
+@contextlib.contextmanager
+def prefect_service(database_url: str, environment: Mapping[str, str] | None = None) -> Iterator[Service]:
+    """The same, for a test that ends the server."""
     port = free_ports()[0]
     url = f"http://{LOOPBACK}:{port}/api"
     with _folder("prefect-server") as folder, contextlib.ExitStack() as stack:
@@ -334,7 +371,7 @@ def prefect_server(database_url: str, environment: Mapping[str, str] | None = No
             return False
 
         _await(healthy, server, 200, pause=0.2)
-        yield url
+        yield Service(url, server)
 
 
 @contextlib.contextmanager

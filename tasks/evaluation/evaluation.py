@@ -14,6 +14,7 @@ from tasks.codes import ConfigurationError
 from tasks.evaluation.datasets import DataSet
 from tasks.evaluation.methods import Method, default_methods, parse_grid, parse_methods
 from tasks.evaluation.plots import PAPER_METRICS
+from tasks.form_order import in_order
 from tasks.job import Job
 from tasks.job_file import make_job
 from tasks.storage import absolute, join
@@ -25,23 +26,27 @@ _MOST_BLIND = 26
 class Evaluation(BaseModel):
     """Data sets, methods and what to make of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=in_order)
 
     data: str = Field(description="A folder or URL that is a data set, or holds some, in a known layout.")
     out: str = Field(description="Destination: one folder per data set, tables and sheets beside them.")
     sets: tuple[str, ...] = Field((), description="Names of data sets; by default all that are found.")
-    methods: tuple[str, ...] = Field((), description="As `parse_methods` reads them; by default every mode.")
-    grid: tuple[str, ...] | None = Field(None, description="As `parse_grid` reads it; its points are methods, too.")
+    methods: tuple[str, ...] = Field(
+        (), description="A mode, NAME=MODE, MODE:FIELD=VALUE,..., or table2; by default every mode."
+    )
+    grid: tuple[str, ...] | None = Field(
+        None, description="FIELD=VALUE,VALUE,... each; every combination is one more method."
+    )
     metrics: tuple[str, ...] = Field(PAPER_METRICS, description="Columns of the tables.")
     every: int = Field(1, ge=1, description="Only every so many-th pair of each data set.")
     output: Literal["clip", "stretch"] = Field("clip", description="Of pictures, where a method does not say.")
     also_stretch: bool = Field(False, description="Measure pictures a second time, stretched as in the papers.")
     steps: int | None = Field(None, description="Diffusion steps, where a method does not say.")
-    seed: int = Field(0, description="As in a job, like the four below.")
-    prior: str = "bundled"
-    device: str = "auto"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch: int = 4
+    seed: int = Field(0, description="With the content of a pair it chooses the noise.")
+    prior: str = Field("bundled", description="`bundled`, or a file: guided-diffusion .pt, or .safetensors.")
+    device: str = Field("auto", description="auto takes a GPU where there is one; cpu, cuda, cuda:1.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of the prior's network.")
+    batch: int = Field(4, ge=1, description="Pairs of one size that go through the network together.")
     sheets: int | None = Field(
         None, ge=0, description=f"Contact sheets per data set; by default {_SHEETS}, none with a grid."
     )

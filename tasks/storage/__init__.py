@@ -6,7 +6,7 @@ are legal in a file's name.
 """
 
 from tasks.storage.conditional import create_exclusive, read_versioned, replace_if_unchanged
-from tasks.storage.errors import StorageError
+from tasks.storage.errors import StorageError, may_pass
 from tasks.storage.files import exists, read_bytes, read_needed, read_start, remove, write_atomic
 from tasks.storage.listing import DANGLING, OWN_FOLDER, StoredFile, list_files, list_names, stat_file
 from tasks.storage.paths import absolute, join, local_path
@@ -34,6 +34,7 @@ __all__ = [
     "list_files",
     "list_names",
     "local_path",
+    "may_pass",
     "read_bytes",
     "read_needed",
     "read_start",

@@ -65,6 +65,12 @@ def is_transient(error: BaseException) -> bool:
     return is_named(error, _TRANSIENT_NAMES)
 
 
+def may_pass(error: StorageError) -> bool:
+    """Whether a place may be in reach again later, because what went wrong there was transient."""
+    cause = error.__cause__
+    return may_pass(cause) if isinstance(cause, StorageError) else cause is not None and is_transient(cause)
+
+
 def s3_response(error: BaseException) -> Mapping[str, Any] | None:
     """The answer of an S3 server that became this error, None for errors of other origin."""
     for candidate in (error, error.__cause__):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import mimetypes
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -66,7 +67,7 @@ def get(uri: str, first: int = 0, count: int | None = None) -> tuple[bytes, str]
 
 
 def put(uri: str, data: bytes, **conditions: str) -> None:
-    """Put the object whole; the server verifies its MD5.
+    """Put the object whole; the server verifies its MD5. Its type goes by its name, so that browsers show it.
 
     Args:
         conditions: IfNoneMatch or IfMatch.
@@ -74,7 +75,8 @@ def put(uri: str, data: bytes, **conditions: str) -> None:
     Raises:
         OSError: with :data:`NOT_MET` as its :func:`~tasks.storage.errors.s3_code` where a condition did not hold.
     """
-    _request(uri, "put_object", Body=data, ContentMD5=_md5(data), **conditions)
+    kind = mimetypes.guess_type(bucket_and_key(uri)[1])[0] or "application/octet-stream"
+    _request(uri, "put_object", Body=data, ContentMD5=_md5(data), ContentType=kind, **conditions)
 
 
 def delete(uri: str) -> None:

@@ -61,6 +61,15 @@ def test_keys_are_taken_as_they_are(s3_bucket: str) -> None:
     assert list_names(root) == sorted({name.split("/")[0] for name in names} | {"_ddfm", "sub"})
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a/index.html", "text/html"), ("x?y::z.png", "image/png"), ("a.parquet", "application/octet-stream")],
+)
+def test_a_browser_is_told_what_an_object_is(s3_bucket: str, s3_server: servers.S3Server, name: str, kind: str) -> None:
+    write_atomic(f"{s3_bucket}/{name}", b"x")
+    assert s3_server.client().head_object(Bucket=s3_bucket.removeprefix("s3://"), Key=name)["ContentType"] == kind
+
+
 def test_times_are_those_of_the_server(s3_bucket: str) -> None:
     write_atomic(f"{s3_bucket}/a", b"x")
     assert abs(datetime.now(UTC).timestamp() - stat_file(f"{s3_bucket}/a").modified) < 10

@@ -1,0 +1,203 @@
+"""Base job templates of the work pools: what a flow run's process, container, pod or task gets.
+
+Each begins as the default of the installed Prefect integration, so that an upgrade of it carries over, and is given
+what fusing needs. A template belongs to its pool: the deployments of prefect.yaml are the same for every profile. No
+secret stands in a template; it names where secrets are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
+
+from deployments.automations import HEARTBEAT
+from tasks.codes import ConfigurationError
+
+Template = dict[str, Any]
+
+IMAGE: Final = "ddfm-pipeline"
+USER: Final = 10001
+"""Of the container images; see the Dockerfile."""
+
+FLOW_ENVIRONMENT: Final = {
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT.seconds),
+    # A run that lost its server must fail, not start a server of its own.
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+
+
+class Profile(StrEnum):
+    """Where flow runs live: the type of the work pools."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+    KUBERNETES = "kubernetes"
+    ECS = "ecs"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one flow run of a pool needs.
+
+    Attributes:
+        cpus: cores asked for.
+        memory: GiB, asked for and allowed.
+        gpus: NVIDIA GPUs.
+        shared_memory: GiB of /dev/shm.
+        time_limit: after which a run is ended, where the platform can; it is sent again.
+    """
+
+    cpus: int
+    memory: int
+    gpus: int
+    shared_memory: int
+    time_limit: timedelta
+
+    @property
+    def image(self) -> str:
+        """As the Dockerfile's stages are tagged."""
+        return f"{IMAGE}:{'gpu' if self.gpus else 'cpu'}"
+
+
+async def job_template(profile: Profile, resources: Resources) -> Template:
+    """The base job template of a pool.
+
+    Raises:
+        ConfigurationError: the installed Prefect knows no such type of pool.
+    """
+    default = await get_default_base_job_template_for_infrastructure_type(profile)
+    if default is None:
+        raise ConfigurationError(f"profile: no pools of type {profile} are known here; install the extra [{profile}]")
+    template = deepcopy(default)
+    _set_default(template, "env", FLOW_ENVIRONMENT)
+    match profile:
+        case Profile.DOCKER:
+            _for_docker(template, resources)
+        case Profile.KUBERNETES:
+            _for_kubernetes(template, resources)
+        case Profile.ECS:
+            _for_ecs(template, resources)
+        case Profile.PROCESS:
+            pass
+    return template
+
+
+def _for_docker(template: Template, resources: Resources) -> None:
+    _set_default(template, "image", resources.image)
+    _set_default(template, "image_pull_policy", "IfNotPresent")
+    _set_default(template, "mem_limit", f"{resources.memory}g")
+    create: dict[str, Any] = {"init": True, "shm_size": "{{ shared_memory }}"}
+    _add(template, "shared_memory", "string", f"{resources.shared_memory}g", "Size of /dev/shm.")
+    if resources.gpus:
+        # By number: a count takes the first GPUs of the machine for every container.
+        create["device_requests"] = [{"driver": "nvidia", "device_ids": "{{ gpu_devices }}", "capabilities": [["gpu"]]}]
+        devices = [str(number) for number in range(resources.gpus)]
+        _add(template, "gpu_devices", "array", devices, "Numbers of the GPUs that a container gets.", items="string")
+    template["job_configuration"]["container_create_kwargs"] = create
+    # It would have no effect any more.
+    del template["variables"]["properties"]["container_create_kwargs"]
+
+
+def _for_kubernetes(template: Template, resources: Resources) -> None:
+    job = template["job_configuration"]["job_manifest"]["spec"]
+    pod = job["template"]["spec"]
+    container = pod["containers"][0]
+    for field in ("completions", "parallelism"):
+        # Some versions' default has these fields of a job on its pod, where the API server does not take them.
+        job[field] = pod.pop(field, 1)
+
+    _set_default(template, "image", resources.image)
+    _set_default(template, "cpu_request", str(resources.cpus))
+    _set_default(template, "memory_request", f"{resources.memory}Gi")
+    _set_default(template, "memory_limit", f"{resources.memory}Gi")
+    _set_default(template, "finished_job_ttl", 3600)
+    # A node with a GPU may have to be started first.
+    _set_default(template, "pod_watch_timeout_seconds", 1800)
+
+    _add(template, "time_limit_seconds", "integer", int(resources.time_limit.total_seconds()), "A run ends after it.")
+    job["activeDeadlineSeconds"] = "{{ time_limit_seconds }}"
+
+    # A pod moved to spare a node costs a shard its minutes.
+    metadata = job["template"].setdefault("metadata", {})
+    metadata.setdefault("annotations", {})["cluster-autoscaler.kubernetes.io/safe-to-evict"] = "false"
+    metadata.setdefault("labels", {})["app.kubernetes.io/part-of"] = IMAGE
+
+    _add(template, "node_selector", "object", {}, "Labels of the nodes that pods may run on.", values="string")
+    pod["nodeSelector"] = "{{ node_selector }}"
+    tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if resources.gpus else []
+    _add(template, "tolerations", "array", tolerations, "Taints of nodes that pods bear.", items="object")
+    pod["tolerations"] = "{{ tolerations }}"
+    pod["securityContext"] = {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "fsGroup": USER,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+    if resources.gpus:
+        _add(template, "gpu_count", "integer", resources.gpus, "NVIDIA GPUs per pod.")
+        container["resources"]["limits"]["nvidia.com/gpu"] = "{{ gpu_count }}"
+
+    _add(template, "shared_memory", "string", f"{resources.shared_memory}Gi", "Size of /dev/shm.")
+    pod["volumes"] = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "{{ shared_memory }}"}}]
+    container["volumeMounts"] = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - of the pod
+
+    _add(template, "secret_name", "string", "ddfm-credentials", "Kubernetes Secret whose keys become variables.")
+    container["envFrom"] = [{"secretRef": {"name": "{{ secret_name }}", "optional": True}}]
+
+
+def _for_ecs(template: Template, resources: Resources) -> None:
+    container = template["job_configuration"]["task_definition"]["containerDefinitions"][0]
+    _set_default(template, "image", resources.image)
+    _set_default(template, "cpu", 1024 * resources.cpus)
+    _set_default(template, "memory", 1024 * resources.memory)
+    _add(template, "secrets", "array", [], "From Secrets Manager: objects with name and valueFrom.", items="object")
+    container["secrets"] = "{{ secrets }}"
+    container["linuxParameters"] = {"initProcessEnabled": True}
+    if resources.gpus:
+        # Fargate has neither GPUs nor a /dev/shm of another size.
+        _set_default(template, "launch_type", "EC2")
+        _add(template, "gpu_count", "string", str(resources.gpus), "NVIDIA GPUs per task.")
+        container["resourceRequirements"] = [{"type": "GPU", "value": "{{ gpu_count }}"}]
+        _add(template, "shared_memory_mib", "integer", 1024 * resources.shared_memory, "Size of /dev/shm.")
+        container["linuxParameters"]["sharedMemorySize"] = "{{ shared_memory_mib }}"
+
+
+def _set_default(template: Template, name: str, value: object) -> None:
+    template["variables"]["properties"][name]["default"] = value
+
+
+def _add(
+    template: Template,
+    name: str,
+    kind: str,
+    default: object,
+    description: str,
+    *,
+    items: str | None = None,
+    values: str | None = None,
+) -> None:
+    schema: dict[str, Any] = {"title": name.replace("_", " ").capitalize(), "type": kind, "default": default}
+    if items:
+        schema["items"] = {"type": items}
+    if values:
+        schema["additionalProperties"] = {"type": values}
+    template["variables"]["properties"][name] = {**schema, "description": description}
+
+
+def keep_defaults(template: Template, earlier: Mapping[str, Any]) -> Template:
+    """The template with the defaults that the variables of an earlier one have: what a site chose for itself."""
+    kept = deepcopy(template)
+    before = earlier.get("variables", {}).get("properties", {})
+    for name, schema in kept["variables"]["properties"].items():
+        if "default" in before.get(name, {}):
+            schema["default"] = before[name]["default"]
+    return kept

@@ -1,0 +1,83 @@
+"""What a process makes of its device: memory and utilisation, in words for a log."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import torch
+from pynvml import NVMLError
+
+_GIB: Final = 1 << 30
+
+
+def describe_device(device: torch.device) -> str:
+    """Which device it is: ``cuda:0 NVIDIA H100, 79.1 GiB`` or ``cpu x86_64, 2 threads on 2 cores``."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{device} {properties.name}, {properties.total_memory / _GIB:.1f} GiB"
+    return f"{device} {platform.machine()}, {torch.get_num_threads()} threads on {os.cpu_count()} cores"
+
+
+class DeviceUse:
+    """Memory and utilisation of this process's device.
+
+    Of a GPU the memory is what torch has allocated, and the utilisation the driver's, of the last second. Of a CPU they
+    are the process's resident memory and the cores that it kept busy since the last look.
+
+    Args:
+        device: of the prior.
+        clock: seconds, such as ``time.monotonic``.
+    """
+
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.monotonic) -> None:
+        self._device = device
+        self._clock = clock
+        self._looked_at = clock()
+        self._busy_s = _cpu_seconds()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def line(self) -> str:
+        """Both in words: ``memory 3.1 GiB (peak 3.4 of 79.1), utilisation 93 %``."""
+        if self._device.type == "cuda":
+            return f"{_gpu_memory(self._device)}, {_gpu_utilisation(self._device)}"
+        now, busy_s = self._clock(), _cpu_seconds()
+        cores = (busy_s - self._busy_s) / (now - self._looked_at) if now > self._looked_at else 0.0
+        self._looked_at, self._busy_s = now, busy_s
+        return f"memory {_resident() / _GIB:.2f} GiB (peak {_peak() / _GIB:.2f}), {cores:.1f} cores busy"
+
+
+def _gpu_memory(device: torch.device) -> str:
+    total = torch.cuda.get_device_properties(device).total_memory
+    used, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+    return f"memory {used / _GIB:.2f} GiB (peak {peak / _GIB:.2f} of {total / _GIB:.1f})"
+
+
+def _gpu_utilisation(device: torch.device) -> str:
+    try:
+        return f"utilisation {torch.cuda.utilization(device)} %"
+    except (NVMLError, ModuleNotFoundError, RuntimeError):
+        # A card in slices, another maker's, a driver without the counter: a log line is no reason to stop.
+        return "utilisation unknown"
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _peak() -> int:
+    """Most resident bytes so far; the kernel counts them in KiB, that of macOS in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def _resident() -> int:
+    """Resident bytes now; the peak where the kernel does not say."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else _peak()

@@ -1,0 +1,141 @@
+"""What the work pools' templates come to, by the workers' own classes, against the platforms' own schemas."""
+
+import asyncio
+import copy
+import uuid
+
+import botocore.session
+import botocore.validate
+import docker
+import kubernetes_validate
+import pytest
+from docker.models.containers import _create_container_args
+from prefect.client.schemas.objects import FlowRun
+from prefect_aws.workers.ecs_worker import ECSJobConfiguration, ECSWorker
+from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
+from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
+
+from deployments.job_templates import Profile, job_template, keep_defaults
+from deployments.work_pools import POOLS, Pool
+
+KUBERNETES = ("1.30", "1.34")
+ORCHESTRATION, GPU, CPU = POOLS
+NO_CLIENT = object()  # a template without references to blocks asks no server
+FLOW_RUN = FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), name="20260101T021500 0007")
+
+
+def template_of(profile: Profile, pool: Pool):
+    return asyncio.run(job_template(profile, pool.resources))
+
+
+def rendered(configuration, template, values):
+    made = asyncio.run(configuration.from_template_and_values(template, values, client=NO_CLIENT))
+    made.prepare_for_flow_run(FLOW_RUN)
+    return made
+
+
+def kubernetes_job(pool, **values):
+    return rendered(KubernetesWorkerJobConfiguration, template_of(Profile.KUBERNETES, pool), values).job_manifest
+
+
+def container_of(job):
+    return job["spec"]["template"]["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=lambda pool: pool.name)
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_takes_the_job(pool, version):
+    kubernetes_validate.validate(kubernetes_job(pool), version, strict=True)
+
+
+def test_a_pod_with_a_gpu():
+    job = kubernetes_job(GPU, namespace="fusion", image="registry.example/ddfm:7", gpu_count=2, time_limit_seconds=900)
+    pod, container = job["spec"]["template"]["spec"], container_of(job)
+    assert job["metadata"]["namespace"] == "fusion"
+    assert job["spec"]["activeDeadlineSeconds"] == 900
+    assert container["image"] == "registry.example/ddfm:7"
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 2, "memory": "12Gi"}
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert pod["volumes"] == [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}]
+    annotations = job["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    assert {"name": "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "value": "30"} in container["env"]
+    assert container["envFrom"] == [{"secretRef": {"name": "ddfm-credentials", "optional": True}}]
+
+
+def test_a_pod_without_a_gpu_asks_for_none():
+    job = kubernetes_job(ORCHESTRATION, node_selector={"kubernetes.io/arch": "amd64"})
+    assert container_of(job)["resources"]["limits"] == {"memory": "2Gi"}
+    assert job["spec"]["template"]["spec"]["nodeSelector"] == {"kubernetes.io/arch": "amd64"}
+
+
+def test_a_misspelt_field_would_be_found():
+    job = kubernetes_job(GPU)
+    job["spec"]["template"]["spec"]["tolerationz"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="tolerationz"):
+        kubernetes_validate.validate(job, KUBERNETES[0], strict=True)
+
+
+def docker_settings(pool, **values):
+    values["env"] = {"PREFECT_API_URL": "http://prefect.example:4200/api"}
+    configuration = rendered(DockerWorkerJobConfiguration, template_of(Profile.DOCKER, pool), values)
+    # Of a stated version, and for a server on another machine, so that no engine is asked.
+    client = docker.DockerClient(base_url="tcp://127.0.0.1:9", version="1.47")
+    settings = DockerWorker(work_pool_name=pool.name)._build_container_settings(client, configuration)
+    return _create_container_args({**settings, "version": "1.47", "image": configuration.image})
+
+
+def test_a_container_with_a_gpu():
+    settings = docker_settings(GPU, gpu_devices=["3"], volumes=["/srv/archive:/archive"])
+    host = settings["host_config"]
+    (request,) = host["DeviceRequests"]
+    assert (request["Driver"], request["DeviceIDs"], request["Capabilities"]) == ("nvidia", ["3"], [["gpu"]])
+    assert host["ShmSize"] == 1 << 30
+    assert host["Memory"] == 12 << 30
+    assert host["Init"] is True
+    assert host["Binds"] == ["/srv/archive:/archive"]
+    assert settings["image"] == "ddfm-pipeline:gpu"
+    assert settings["environment"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+
+
+def test_a_container_without_a_gpu():
+    settings = docker_settings(CPU)
+    assert "DeviceRequests" not in settings["host_config"]
+    assert settings["image"] == "ddfm-pipeline:cpu"
+
+
+def task_definition(pool, **values):
+    configuration = rendered(ECSJobConfiguration, template_of(Profile.ECS, pool), values)
+    return ECSWorker(work_pool_name=pool.name)._prepare_task_definition(configuration, "eu-central-1", FLOW_RUN)
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=lambda pool: pool.name)
+def test_ecs_takes_the_task(pool):
+    secrets = [{"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": "arn:aws:secretsmanager:eu-central-1:1:secret:s3"}]
+    definition = task_definition(pool, secrets=secrets, cluster="fusion")
+    model = botocore.session.get_session().get_service_model("ecs")
+    shape = model.operation_model("RegisterTaskDefinition").input_shape
+    report = botocore.validate.ParamValidator().validate(definition, shape)
+    assert not report.has_errors(), report.generate_report()
+    (container,) = definition["containerDefinitions"]
+    assert container["secrets"] == secrets
+    assert container.get("resourceRequirements") == ([{"type": "GPU", "value": "1"}] if pool is GPU else None)
+
+
+@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("pool", POOLS, ids=lambda pool: pool.name)
+def test_every_variable_has_an_effect(profile, pool):
+    template = template_of(profile, pool)
+    configured = str(template["job_configuration"])
+    unused = [name for name in template["variables"]["properties"] if f"{{{{ {name} }}}}" not in configured]
+    assert unused == []
+
+
+def test_what_a_site_chose_stays():
+    template = template_of(Profile.KUBERNETES, GPU)
+    earlier = copy.deepcopy(template)
+    earlier["variables"]["properties"]["gpu_count"]["default"] = 4
+    del earlier["variables"]["properties"]["tolerations"]
+    kept = keep_defaults(template, earlier)["variables"]["properties"]
+    assert kept["gpu_count"]["default"] == 4
+    assert kept["tolerations"] == template["variables"]["properties"]["tolerations"]

@@ -1,0 +1,58 @@
+"""The prior of a process: kept between shards, compared with the run's, and told in the log."""
+
+import logging
+from itertools import count
+
+import pytest
+import torch
+
+from ddfm_core.priors import prior_sha256
+from flows.device_use import DeviceUse, describe_device
+from flows.heartbeat import Heartbeat
+from flows.open_prior import open_prior
+from tasks.codes import ConfigurationError
+from tasks.job_file import make_job
+
+
+def job(**changes):
+    return make_job({"first": "a", "second": "b", "out": "c", "prior": "bundled", "device": "cpu", **changes})
+
+
+def test_a_prior_is_loaded_once_and_kept_for_the_next_shard(caplog):
+    caplog.set_level(logging.INFO, "flows")
+    sha256 = prior_sha256("bundled")
+    first = open_prior(job(), sha256)
+    assert open_prior(job(steps=3), sha256) is first
+    assert "prior bundled kept from before, cpu " in caplog.messages[-1]
+    # A job that asks for other numbers gets another one.
+    assert open_prior(job(precision="bfloat16"), sha256) is not first
+    loaded = caplog.messages[-1]
+    assert f"prior bundled, sha256 {sha256[:12]}, loaded in " in loaded
+    assert " s, warmed up in " in loaded
+
+
+def test_another_prior_than_the_runs_is_refused():
+    with pytest.raises(ConfigurationError, match="is not the file that the run was planned with"):
+        open_prior(job(), "0" * 64)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(ConfigurationError, match="device: cuda was asked for, but this machine has no CUDA GPU"):
+        open_prior(job(device="cuda"), prior_sha256("bundled"))
+
+
+def test_the_use_of_a_cpu_is_told_in_memory_and_cores():
+    seconds = count(100.0, 2.0)
+    use = DeviceUse(torch.device("cpu"), clock=lambda: next(seconds))
+    words = use.line().split()
+    assert words[:1] + words[2:4] == ["memory", "GiB", "(peak"]
+    assert 0 < float(words[1]) <= float(words[4].rstrip("),")) < 100
+    assert words[-2:] == ["cores", "busy"]
+    assert describe_device(torch.device("cpu")).startswith("cpu ")
+
+
+def test_a_line_of_progress_tells_what_is_made_of_the_device():
+    heartbeat = Heartbeat(10, lambda: 1.0, device=lambda: "memory 1 GiB")
+    assert heartbeat.line().endswith("unknown time left, memory 1 GiB")
+    assert heartbeat.summary().endswith("pairs/s, memory 1 GiB")

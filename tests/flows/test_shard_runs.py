@@ -1,0 +1,62 @@
+"""What is read out of the states of shards' flow runs, and a server that does not answer."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from flows import shard_runs
+from flows.shard_runs import died_of_memory
+
+
+@pytest.mark.parametrize(
+    ("message", "of_memory"),
+    [
+        ("Process exited with status code: -9. This indicates that the process exited due to a SIGKILL signal.", True),
+        ("Flow run infrastructure exited with non-zero status code 137.", True),
+        ("Flow run encountered an exception: OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", True),
+        ("Flow run encountered an exception: MemoryError: ", True),
+        ("Job reached backoff limit: container terminated: OOMKilled", True),
+        ("No heartbeat for three periods.", False),
+        ("Process exited with status code: 1. ", False),
+        ("Process exited with status code: -15. ", False),
+        ("", False),
+    ],
+)
+def test_an_end_for_want_of_memory_is_known_by_its_message(message, of_memory):
+    from prefect.states import Completed, Crashed
+
+    assert died_of_memory(Crashed(message=message)) is of_memory
+    assert not died_of_memory(Completed(message=message))
+
+
+class Server:
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    async def ask(self):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def refusal(status):
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    request = httpx.Request("GET", "http://127.0.0.1/api")
+    return PrefectHTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+
+
+def test_a_server_that_is_restarted_is_asked_again(monkeypatch):
+    monkeypatch.setattr(shard_runs, "_PAUSE_S", 0.01)
+    server = Server(httpx.ConnectError("refused"), refusal(500), httpx.ReadTimeout("slow"), 7)
+    assert asyncio.run(shard_runs._answer(server.ask)) == 7
+
+
+def test_what_does_not_pass_is_told_at_once(monkeypatch):
+    with pytest.raises(httpx.HTTPStatusError):
+        asyncio.run(shard_runs._answer(Server(refusal(422), 7).ask))
+    monkeypatch.setattr(shard_runs, "PATIENCE_S", -1.0)
+    with pytest.raises(httpx.ConnectError):
+        asyncio.run(shard_runs._answer(Server(httpx.ConnectError("refused"), 7).ask))
