@@ -1,7 +1,7 @@
 """Kill what runs an archive on work pools, one thing after the other, and see every run end whole without a hand.
 
-    python benchmarks/deaths.py                      all drills, about half an hour
-    python benchmarks/deaths.py --drills cancel s3_frozen
+    python -m benchmarks.deaths                      all drills, about half an hour
+    python -m benchmarks.deaths --drills cancel s3_frozen
 
 A Prefect server on PostgreSQL, an S3 store (the Ceph gateway of the tests), a worker for parents and two for shards,
 set up and deployed as docs/operations.md says. Each drill fuses the same archive to a destination of its own and

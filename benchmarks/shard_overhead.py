@@ -1,7 +1,7 @@
 """What a shard costs beside its work: many shards of one trivial pair each, through two process workers.
 
-    python benchmarks/shard_overhead.py                      200 shards, about an hour of a small machine
-    python benchmarks/shard_overhead.py --shards 20 --workers 2
+    python -m benchmarks.shard_overhead                      200 shards, about an hour of a small machine
+    python -m benchmarks.shard_overhead --shards 20 --workers 2
 
 A Prefect server on PostgreSQL, a worker for the parent and two for shards, set up and deployed as docs/operations.md
 says; sources and destination in a local folder. Each shard takes the maximum of two pictures of 32 x 32, a few
