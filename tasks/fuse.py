@@ -90,9 +90,9 @@ def _fuse_batch(
         first = torch.from_numpy(np.stack([pair.first for pair in group]))
         second = torch.from_numpy(np.stack([pair.second for pair in group]))
         result = fuse(first, second, prior, config, keys=[pair.key for pair in group])
-        images = result.image.float().cpu().numpy()
+        images = _owned(result.image)
         shares = result.out_of_gamut.tolist()
-        stds = [None] * len(group) if result.std is None else [*result.std[:, 0].float().cpu().numpy()]
+        stds = [None] * len(group) if result.std is None else [*_owned(result.std[:, 0])]
     except (RuntimeError, MemoryError, ValueError) as error:
         # torch reports a full memory, a broken kernel and a bad shape alike as RuntimeError.
         if len(group) == 1:
@@ -107,3 +107,10 @@ def _fuse_batch(
         else PairError(Code.FUSION_FAILED, "the result is not finite")
         for image, share, std in zip(images, shares, stds, strict=True)
     ]
+
+
+def _owned(values: torch.Tensor) -> NDArray[np.float32]:
+    # Arrays that lean on tensors must not travel: who lets go of a tensor in a thread that outlives the interpreter, as
+    # those of Prefect may, ends the process with SIGABRT.
+    array: NDArray[np.float32] = values.float().cpu().numpy().copy()
+    return array

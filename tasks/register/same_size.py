@@ -31,4 +31,4 @@ def on_same_grid(
     resized = F.interpolate(
         torch.from_numpy(first)[None], (height, width), mode="bilinear", antialias=True, align_corners=False
     )
-    return np.ascontiguousarray(resized[0].numpy())
+    return resized[0].numpy().copy()  # owns its values: see tasks.fuse
