@@ -10,6 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 from uuid import UUID
@@ -110,9 +111,15 @@ async def look(ids: Sequence[UUID]) -> list[FlowRun]:
 async def recall(ids: Sequence[UUID], wait_s: float, poll_s: float) -> None:
     """Cancel these flow runs and see them end, for ``wait_s`` seconds at most."""
     deadline = time.monotonic() + wait_s
-    async with get_client() as client:
-        for run_id in ids:
-            await client.set_flow_run_state(run_id, Cancelling(message="The run of the archive was ended."))
+    for run_id in ids:
+
+        async def ask(wanted: UUID = run_id) -> None:
+            # One that somebody deleted must not keep the others from being cancelled.
+            with suppress(ObjectNotFound):
+                async with get_client() as client:
+                    await client.set_flow_run_state(wanted, Cancelling(message="The run of the archive was ended."))
+
+        await _answer(ask)
     while any(not is_over(child) for child in await look(ids)) and time.monotonic() < deadline:
         await asyncio.sleep(poll_s)
 
