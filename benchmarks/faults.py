@@ -18,8 +18,8 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.kills import objects, put_archive
 from tests import servers
+from tests.archives import put_archive
 from tests.fault_proxy import fault_proxy
 
 Environment = dict[str, str]
@@ -37,10 +37,10 @@ def fuse(
     return time.monotonic() - began, answer
 
 
-def summary_of(client: Any, bucket: str, dest: str) -> dict[str, Any]:
+def summary_of(server: servers.S3Server, bucket: str, dest: str) -> dict[str, Any]:
     """The summary of the newest run."""
-    keys = [key for key in objects(client, bucket, f"{dest}/_ddfm/runs/") if key.endswith("summary.json")]
-    content = client.get_object(Bucket=bucket, Key=f"{dest}/_ddfm/runs/{max(keys)}")["Body"].read()
+    keys = [key for key in server.objects(bucket, f"{dest}/_ddfm/runs/") if key.endswith("summary.json")]
+    content = server.client().get_object(Bucket=bucket, Key=f"{dest}/_ddfm/runs/{max(keys)}")["Body"].read()
     found: dict[str, Any] = json.loads(content)
     return found
 
@@ -65,8 +65,8 @@ def main() -> None:
             behind = environment | {"AWS_ENDPOINT_URL": proxy.endpoint_url}
             seconds, answer = fuse(bucket, f"s3://{bucket}/through", behind, "--steps", "2")
             print(f"proxy: {proxy.counts}")
-        found = {dest: objects(client, bucket, f"{dest}/fused/") for dest in ("calm", "through")}
-        summary = summary_of(client, bucket, "through")
+        found = {dest: server.objects(bucket, f"{dest}/fused/") for dest in ("calm", "through")}
+        summary = summary_of(server, bucket, "through")
         print(answer.stdout[-600:], answer.stderr[-600:])
         print(f"| seconds without / with faults | {calm_seconds:.0f} / {seconds:.0f} |\n|---|---|")
         print(f"| exit codes | {calm.returncode} / {answer.returncode} |")

@@ -21,41 +21,21 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
 from tests import servers
-
-
-def put_archive(client: Any, bucket: str, pairs: int, size: tuple[int, int]) -> None:
-    """Smooth random pictures, as in the tests."""
-    generator = np.random.default_rng(0)
-    for side, shape in (("ir", (5, 5)), ("vi", (5, 5, 3))):
-        for number in range(pairs):
-            coarse = Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8))
-            content = io.BytesIO()
-            coarse.resize(size, Image.Resampling.BICUBIC).save(content, "PNG")
-            client.put_object(Bucket=bucket, Key=f"{side}/{number:04}.png", Body=content.getvalue())
-
-
-def objects(client: Any, bucket: str, prefix: str) -> dict[str, str]:
-    """Key below ``prefix`` to ETag."""
-    found = {}
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for item in page.get("Contents", ()):
-            found[item["Key"][len(prefix) :]] = item["ETag"]
-    return found
+from tests.archives import put_archive
 
 
 class Reader(threading.Thread):
     """Polls a prefix and decodes every new picture and table."""
 
-    def __init__(self, client: Any, bucket: str, prefix: str) -> None:
+    def __init__(self, server: servers.S3Server, bucket: str, prefix: str) -> None:
         super().__init__(daemon=True)
-        self.client, self.bucket, self.prefix = client, bucket, prefix
+        self.server, self.client = server, server.client()
+        self.bucket, self.prefix = bucket, prefix
         self.stopped = threading.Event()
         self.decoded, self.broken = 0, []
 
@@ -63,7 +43,7 @@ class Reader(threading.Thread):
         """Poll until told to stop."""
         seen: dict[str, str] = {}
         while not self.stopped.wait(0.2):
-            for key, tag in objects(self.client, self.bucket, self.prefix).items():
+            for key, tag in self.server.objects(self.bucket, self.prefix).items():
                 if seen.get(key) != tag:
                     seen[key] = tag
                     self.decode(key)
@@ -113,7 +93,7 @@ def main() -> None:
         subprocess.run(command("calm"), env=environment, check=True)
         calm_seconds = time.monotonic() - began
 
-        reader = Reader(server.client(), bucket, "killed/")
+        reader = Reader(server, bucket, "killed/")
         reader.start()
         began, kills, early = time.monotonic(), 0, 0
         while kills < arguments.kills:
@@ -129,7 +109,7 @@ def main() -> None:
                 process.kill()
                 process.wait()
                 kills += 1
-                committed = [key for key in objects(client, bucket, "killed/_ddfm/runs/") if "/results/" in key]
+                committed = [key for key in server.objects(bucket, "killed/_ddfm/runs/") if "/results/" in key]
                 print(f"kill {kills}: {len(committed)} chunks committed", flush=True)
         last = subprocess.run(command("killed"), env=environment, check=False, capture_output=True, text=True)
         killed_seconds = time.monotonic() - began
@@ -138,8 +118,8 @@ def main() -> None:
         reader.stopped.set()
         reader.join()
 
-        calm, killed = (objects(client, bucket, f"{dest}/fused/") for dest in ("calm", "killed"))
-        tables = objects(client, bucket, "killed/_ddfm/metrics/current/")
+        calm, killed = (server.objects(bucket, f"{dest}/fused/") for dest in ("calm", "killed"))
+        tables = server.objects(bucket, "killed/_ddfm/metrics/current/")
         rows = [
             row
             for key in tables
@@ -152,7 +132,7 @@ def main() -> None:
             key = row["output_uri"].removeprefix(f"s3://{bucket}/") if row["output_uri"] else ""
             content = client.get_object(Bucket=bucket, Key=key)["Body"].read() if key else b""
             wrong += hashlib.sha256(content).hexdigest() != row["output_sha256"]
-        marks = [key for key in objects(client, bucket, "killed/_ddfm/runs/") if "/attempts/" in key]
+        marks = [key for key in server.objects(bucket, "killed/_ddfm/runs/") if "/attempts/" in key]
         print(f"| kills | {kills} (and {early} runs that ended before theirs) |")
         print("|---|---|")
         print(f"| seconds, calm / killed | {calm_seconds:.0f} / {killed_seconds:.0f} |")

@@ -1,12 +1,11 @@
 """What a shard costs beside its work: many shards of one trivial pair each, through two process workers.
 
-    python -m benchmarks.shard_overhead                      200 shards, about an hour of a small machine
-    python -m benchmarks.shard_overhead --shards 20 --workers 2
+    python -m benchmarks.shard_overhead                      200 shards, half an hour of a small machine
+    python -m benchmarks.shard_overhead --shards 20
 
-A Prefect server on PostgreSQL, a worker for the parent and two for shards, set up and deployed as docs/operations.md
-says; sources and destination in a local folder. Each shard takes the maximum of two pictures of 32 x 32, a few
-milliseconds. Prints the time of a shard by its parts, its CPU time, which other work on the machine changes less,
-what the server holds in memory, and how its database grew.
+A site as docs/operations.md sets it up, with two workers for shards; sources and destination in a local folder. Each
+shard takes the maximum of two pictures of 32 x 32, a few milliseconds. Prints the time of a shard by its parts, its CPU
+time, which other work on the machine changes less, what the server holds in memory, and how its database grew.
 """
 
 from __future__ import annotations
@@ -18,19 +17,16 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 
-from benchmarks.deaths import POLL_S, deploy
 from tests import servers
 from tests.archives import make_archive
+from tests.pool_site import POLL_S, PoolSite, pool_site
 
 MIB = 1 << 20
-PAGE = 200
 
 
 def database_bytes(url: str) -> dict[str, int]:
@@ -51,24 +47,18 @@ def database_bytes(url: str) -> dict[str, int]:
     return asyncio.run(ask())
 
 
-def moments(api: str, run_id: str) -> dict[str, datetime]:
+def moments(site: PoolSite, run_id: str) -> dict[str, datetime]:
     """When a flow run first entered each state, by type."""
-    states = servers.http_json(f"{api}/flow_run_states/?flow_run_id={run_id}")
+    states = site.api(f"/flow_run_states/?flow_run_id={run_id}")
     first: dict[str, datetime] = {}
     for state in sorted(states, key=lambda state: state["timestamp"]):
         first.setdefault(state["type"], datetime.fromisoformat(state["timestamp"]))
     return first
 
 
-def shard_runs(api: str) -> list[Mapping[str, Any]]:
-    """All flow runs of shards."""
-    found: list[Mapping[str, Any]] = []
-    while True:
-        body = {"flows": {"name": {"any_": ["fuse-shard"]}}, "limit": PAGE, "offset": len(found), "sort": "ID_DESC"}
-        page = servers.http_json(f"{api}/flow_runs/filter", body)
-        found += page
-        if len(page) < PAGE:
-            return found
+def between(runs: Sequence[Mapping[str, datetime]], start: str, end: str) -> list[float]:
+    """Seconds from one state to another, per flow run."""
+    return [(run[end] - run[start]).total_seconds() for run in runs]
 
 
 def row(name: str, seconds: Sequence[float]) -> str:
@@ -88,49 +78,35 @@ def main() -> None:
     """Run the shards and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shards", type=int, default=200)
-    parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    with ExitStack() as stack:
-        root = make_archive(Path(stack.enter_context(tempfile.TemporaryDirectory())), arguments.shards)
-        database = stack.enter_context(servers.postgres())
-        prefect = stack.enter_context(servers.prefect_service(database))
-        deploy(prefect.url)
-        environment = {"OMP_NUM_THREADS": "1"}
-        stack.enter_context(servers.prefect_worker(prefect.url, "orchestration", environment=environment))
-        workers = [
-            stack.enter_context(servers.prefect_worker(prefect.url, "gpu", limit=1, environment=environment))
-            for _ in range(arguments.workers)
-        ]
+    with tempfile.TemporaryDirectory() as folder, pool_site() as site:
+        root = make_archive(Path(folder), arguments.shards)
+        prefect = site.prefect.server
+        workers = [site.workers[name] for name in ("gpu-1", "gpu-2")]
         job = {
             "first": f"{root}/ir", "second": f"{root}/vi", "out": f"{root}/out", "mode": "max",
             "deployment": "fuse-shard/gpu", "shard_pairs": 1, "chunk_pairs": 1,
         }  # fmt: skip
-        deployment = servers.http_json(f"{prefect.url}/deployments/name/fuse-archive/on-demand")["id"]
-        before, memory_before, peak = database_bytes(database), prefect.server.rss(), 0
-        cpu_before = [cpu_seconds(server) for server in (prefect.server, *workers)]
-        sent = servers.http_json(
-            f"{prefect.url}/deployments/{deployment}/create_flow_run", {"parameters": {"job": job}}
-        )
-        while (parent := servers.http_json(f"{prefect.url}/flow_runs/{sent['id']}"))["end_time"] is None:
-            peak = max(peak, prefect.server.rss())
+        before, memory_before, peak = database_bytes(site.database.url), prefect.rss(), 0
+        cpu_before = [cpu_seconds(server) for server in (prefect, *workers)]
+        run_id = site.start_run(job)
+        while (parent := site.run(run_id))["end_time"] is None:
+            peak = max(peak, prefect.rss())
             time.sleep(10 * POLL_S)
         time.sleep(30)  # the server writes events and task runs in batches
-        after, memory_after = database_bytes(database), prefect.server.rss()
-        cpu = [cpu_seconds(server) for server in (prefect.server, *workers)]
-        runs = [moments(prefect.url, run["id"]) for run in shard_runs(prefect.url)]
-
-    def between(start: str, end: str) -> list[float]:
-        return [(run[end] - run[start]).total_seconds() for run in runs]
+        after, memory_after = database_bytes(site.database.url), prefect.rss()
+        cpu = [cpu_seconds(server) for server in (prefect, *workers)]
+        runs = [moments(site, run["id"]) for run in site.runs("fuse-shard")]
 
     first, last = min(run["SCHEDULED"] for run in runs), max(run["COMPLETED"] for run in runs)
     wall_s = (last - first).total_seconds()
-    print(f"{parent['state']['message']}; {len(runs)} flow runs of shards, {arguments.workers} workers")
+    print(f"{parent['state']['message']}; {len(runs)} flow runs of shards, {len(workers)} workers")
     print(f"parent {parent['total_run_time']:.0f} s, shards {wall_s:.0f} s: "
-          f"{wall_s * arguments.workers / len(runs):.1f} s of a worker per shard\n")  # fmt: skip
+          f"{wall_s * len(workers) / len(runs):.1f} s of a worker per shard\n")  # fmt: skip
     print("| seconds of a shard | median | 95 % | most |\n|---|---|---|---|")
-    print(row("waiting for a worker", between("SCHEDULED", "PENDING")))
-    print(row("its process starts", between("PENDING", "RUNNING")))
-    print(row("at work", between("RUNNING", "COMPLETED")))
+    print(row("waiting for a worker", between(runs, "SCHEDULED", "PENDING")))
+    print(row("its process starts", between(runs, "PENDING", "RUNNING")))
+    print(row("at work", between(runs, "RUNNING", "COMPLETED")))
     server_s, *worker_s = [(end - start) / len(runs) for start, end in zip(cpu_before, cpu, strict=True)]
     print(f"\nCPU seconds per shard: {sum(worker_s):.1f} of the worker and its processes, {server_s:.2f} of the server")
     memory = [f"{size / MIB:.0f} MiB" for size in (memory_before, peak, memory_after)]

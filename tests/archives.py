@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,6 +27,17 @@ def make_archive(root: Path, pairs: int, size: tuple[int, int] = (32, 32)) -> Pa
         write_picture(root / "ir" / f"{number:03}.png", 2 * number, size)
         write_picture(root / "vi" / f"{number:03}.png", 2 * number + 1, size, colour=True)
     return root
+
+
+def put_archive(client: Any, bucket: str, pairs: int, size: tuple[int, int]) -> None:
+    """Smooth random pictures in a bucket: ir/0000.png (grey), vi/0000.png (colour), and so on."""
+    generator = np.random.default_rng(0)
+    for side, shape in (("ir", (5, 5)), ("vi", (5, 5, 3))):
+        for number in range(pairs):
+            coarse = Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8))
+            content = io.BytesIO()
+            coarse.resize(size, Image.Resampling.BICUBIC).save(content, "PNG")
+            client.put_object(Bucket=bucket, Key=f"{side}/{number:04}.png", Body=content.getvalue())
 
 
 def job_settings(root: Path, **changes: object) -> dict[str, object]:

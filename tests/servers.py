@@ -450,6 +450,11 @@ class S3Server:
             "s3", endpoint_url=self.endpoint_url, config=Config(retries={"max_attempts": 3}, proxies={})
         )
 
+    def objects(self, bucket: str, prefix: str = "") -> dict[str, str]:
+        """Key below `prefix` to ETag."""
+        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return {item["Key"][len(prefix) :]: item["ETag"] for page in pages for item in page.get("Contents", ())}
+
 
 def create_bucket(server: S3Server, name: str) -> str:
     """A new bucket; its URL. No LocationConstraint: the gateway refuses the name of the default region in one."""
