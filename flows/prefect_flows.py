@@ -37,6 +37,7 @@ from flows.heartbeat import Heartbeat
 from flows.open_prior import open_prior
 from flows.places import load_places, load_secret
 from flows.report import Alarm, tell_once, write_report
+from flows.run_artifact import runs_markdown
 from flows.run_log import run_log
 from flows.shard_runs import check_deployment
 from flows.stop import StopSignal, in_thread
@@ -223,11 +224,8 @@ async def _fuse_all(job: Job, summaries: list[RunSummary], wait: bool) -> None:
 async def _final_state(job: Job, summaries: Sequence[RunSummary]) -> State[None]:
     if not summaries:
         return Completed(message="Nothing to do: every pair of the archive has its row.")
-    sentences = [summary.sentence() for summary in summaries]
-    await acreate_markdown_artifact(
-        key="fuse-archive", markdown="\n".join(f"- {sentence}" for sentence in sentences), description=job.method_name
-    )
-    message = "; ".join(sentences)
+    await acreate_markdown_artifact(key="fuse-archive", markdown=runs_markdown(summaries), description=job.method_name)
+    message = "; ".join(summary.sentence() for summary in summaries)
     return Failed(message=message) if any(summary.failed for summary in summaries) else Completed(message=message)
 
 

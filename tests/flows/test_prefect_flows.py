@@ -38,12 +38,31 @@ def test_the_flow_does_what_the_plain_functions_do(prefect_harness, tmp_path):
     assert "Nothing to do" in state.message
 
 
+def artifact_of(state):
+    """The page that a flow run left."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    async def read():
+        async with get_client() as client:
+            chosen = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+            (artifact,) = await client.read_artifacts(flow_run_filter=chosen)
+            return artifact.data
+
+    return asyncio.run(read())
+
+
 def test_rejected_pairs_are_counted_in_a_completed_state(prefect_harness, tmp_path):
     root = make_archive(tmp_path, 1)
     write_picture(root / "ir/alone.png", 3)
     state = flow_state(job_settings(root))
     assert state.is_completed()
     assert "1 rejected (no_partner 1)" in state.message
+    page = artifact_of(state)
+    assert "| run | pairs | ok | skipped | rejected | failed | took |" in page
+    assert "| 2 | 1 | 0 | 1 | 0 |" in page
+    assert "- 1 no_partner, in run " in page
+    assert str(tmp_path) not in page
 
 
 def test_too_many_failures_fail_the_run(prefect_harness, tmp_path, monkeypatch):
