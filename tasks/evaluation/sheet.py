@@ -44,6 +44,8 @@ _LABEL_SIZE: Final = 17
 _SMALLEST_LABEL: Final = 96
 _TAG_SIDE: Final = 20
 _FRAME: Final = 2
+# A target takes this part of a close-up's side.
+_TARGET_SHARE: Final = 8
 # Below this, in grey levels, differences of running sums are rounding.
 _SMALLEST_SPREAD: Final = 1e-6
 
@@ -92,8 +94,9 @@ def contact_sheet(title: str, panels: Sequence[Panel], zooms: int = 3, sources: 
 
     Every picture in full size, in rows on a page some 1,600 pixels wide; pictures of up to 256 pixels are enlarged by a
     whole factor, and pictures wider than half a page make it wider, so that two always stand side by side. Below,
-    for each place where the methods differ most, the same window of every picture, enlarged at least threefold. The
-    windows are numbered and framed on the pictures above.
+    for each place where the methods differ most, the same window of every picture, enlarged at least threefold; the
+    last of several places is that of the most different small thing. The windows are numbered and framed on the
+    pictures above.
 
     Args:
         title: the first line of the page.
@@ -112,7 +115,7 @@ def contact_sheet(title: str, panels: Sequence[Panel], zooms: int = 3, sources: 
     side, zoom = _close_up(height, width, close_up_columns)
     # One method alone is compared with its sources.
     compared = panels[sources:] if len(panels) - sources > 1 else panels
-    places = most_different([panel.image for panel in compared], side, zooms)
+    places = _places([panel.image for panel in compared], side, zooms)
 
     labels = [f"source: {panel.label}" if index < sources else panel.label for index, panel in enumerate(panels)]
     pictures = [framed(enlarged(panel.image, scale), places, scale) for panel in panels]
@@ -170,10 +173,7 @@ def most_different(images: Sequence[NDArray[np.uint8]], side: int, count: int) -
         side: of the windows, at most H and W.
         count: places wanted at most.
     """
-    stack = np.stack([np.broadcast_to(np.atleast_3d(image), (*image.shape[:2], 3)) for image in images])
-    spread = stack.std(axis=0, dtype=np.float32).mean(axis=2, dtype=np.float64)
-    sums = np.pad(spread.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    means = (sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]) / side**2
+    means = _window_means(_spread(images), side)
     distance = math.ceil(1.5 * side)
     places: list[Place] = []
     while len(places) < count:
@@ -183,6 +183,45 @@ def most_different(images: Sequence[NDArray[np.uint8]], side: int, count: int) -
         places.append(Place(left, top, side, float(means[top, left])))
         means[max(0, top - distance + 1) : top + distance, max(0, left - distance + 1) : left + distance] = 0
     return places
+
+
+def smallest_different(images: Sequence[NDArray[np.uint8]], side: int, taken: Sequence[Place]) -> Place | None:
+    """The window around what differs most beyond its surroundings: a lamp, a person far away, a pole.
+
+    None when nothing differs outside of the places that are taken.
+
+    Args:
+        images: of one size, [H, W] or [H, W, 3].
+        side: of the window, at most H and W.
+        taken: windows of this side that are shown already.
+    """
+    spread = _spread(images)
+    around = _window_means(spread, side)
+    small = max(1, side // _TARGET_SHARE)
+    margin = (side - small) // 2
+    inside = _window_means(spread, small)[margin : margin + around.shape[0], margin : margin + around.shape[1]]
+    beyond = inside - around
+    for place in taken:
+        rows = slice(max(0, place.top - side + 1), place.top + side)
+        beyond[rows, max(0, place.left - side + 1) : place.left + side] = 0
+    top, left = (int(index) for index in np.unravel_index(beyond.argmax(), beyond.shape))
+    return Place(left, top, side, float(around[top, left])) if beyond[top, left] > _SMALLEST_SPREAD else None
+
+
+def _spread(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Standard deviation across pictures, averaged over the channels [H, W]."""
+    stack = np.stack([np.broadcast_to(np.atleast_3d(image), (*image.shape[:2], 3)) for image in images])
+    spread: NDArray[np.float64] = stack.std(axis=0, dtype=np.float32).mean(axis=2, dtype=np.float64)
+    return spread
+
+
+def _window_means(values: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """Means over all square windows, by their upper left corner."""
+    sums = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    means: NDArray[np.float64] = (
+        sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    ) / side**2
+    return means
 
 
 def framed(picture: Image.Image, places: Sequence[Place], scale: int) -> Image.Image:
@@ -202,6 +241,13 @@ def framed(picture: Image.Image, places: Sequence[Place], scale: int) -> Image.I
         above = box[1] - _TAG_SIDE
         _tag(draw, (box[0], above if above >= 0 else min(box[3], picture.height - _TAG_SIDE)), number)
     return picture
+
+
+def _places(images: Sequence[NDArray[np.uint8]], side: int, count: int) -> list[Place]:
+    # A mean over a window hardly sees a small target: where there is room for several windows one is for these.
+    places = most_different(images, side, max(1, count - 1) if count else 0)
+    target = smallest_different(images, side, places) if count > len(places) else None
+    return places if target is None else [*places, target]
 
 
 def _common_size(panels: Sequence[Panel]) -> tuple[int, int]:

@@ -7,7 +7,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.evaluation.page import shortened, text_width
-from tasks.evaluation.sheet import FRAME_COLOURS, Panel, blind, contact_sheet, framed, most_different
+from tasks.evaluation.sheet import (
+    FRAME_COLOURS,
+    Panel,
+    blind,
+    contact_sheet,
+    framed,
+    most_different,
+    smallest_different,
+)
 
 
 def noise(height: int, width: int, seed: int, colour: bool = False) -> NDArray[np.uint8]:
@@ -85,6 +93,22 @@ def test_a_difference_of_colour_counts_though_the_other_pictures_are_grey() -> N
 def test_equal_pictures_have_no_places() -> None:
     image = noise(100, 100, 0)
     assert most_different([image, image, image], side=10, count=3) == []
+
+
+def test_a_small_target_is_found_beside_a_large_difference() -> None:
+    images = [panel.image for panel in flat_panels(120, 160, [(0, 0, 60, 200), (90, 120, 4, 250)])[2:]]
+    places = most_different(images, side=32, count=2)
+    assert not any(90 - 32 < place.top <= 90 and 120 - 32 < place.left <= 120 for place in places)
+
+    target = smallest_different(images, 32, places)
+
+    assert target is not None
+    assert (target.top, target.left) == (90 - 14, 120 - 14)
+
+
+def test_where_nothing_is_left_there_is_no_small_target() -> None:
+    images = [panel.image for panel in flat_panels(64, 64, [(20, 20, 4, 250)])[2:]]
+    assert smallest_different(images, 16, most_different(images, 16, 1)) is None
 
 
 def test_pictures_stand_in_full_size_with_their_frames() -> None:
