@@ -168,6 +168,18 @@ class Trainer:
                 average.lerp_(current, 1 - decay)
         return float(loss.detach())
 
+    def begin_with(self, network: Denoiser) -> None:
+        """Take the weights of a trained network instead of random ones; the optimiser begins anew.
+
+        A linear denoiser beside it is left out, as it is fitted to what the training comes to.
+
+        Raises:
+            RuntimeError: the networks differ.
+        """
+        weights = {key: value for key, value in network.state_dict().items() if not key.startswith("linear.")}
+        self.network.load_state_dict(weights)
+        self.averaged.load_state_dict(weights)
+
     def state(self) -> dict[str, Any]:
         """All that :meth:`load_state` needs to go on, tensors and plain values only."""
         return {

@@ -1,6 +1,7 @@
 """Train the bundled prior from a folder of photographs, on a CPU or a GPU.
 
     python -m flows.train_prior PICTURES --out FOLDER --minutes 100
+    python -m flows.train_prior PICTURES --out FOLDER --from bundled      goes on from the weights of a prior
 
 FOLDER receives checkpoint.pt (for resuming: run the same command again), prior.safetensors (the averaged
 weights in half precision) and report.json (hold-out figures). Pictures whose file name matches --holdout are
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from ddfm_core.denoiser import Denoiser, DenoiserConfig
 from ddfm_core.linear_denoiser import mean_spectrum
-from ddfm_core.priors import DenoiserPrior
+from ddfm_core.priors import DenoiserPrior, load_prior
 from ddfm_core.schedule import Schedule, linear_schedule
 from ddfm_core.training import Trainer, TrainingConfig, denoise, join_linear, losses_per_noise_level
 
@@ -118,9 +119,22 @@ def save_checkpoint(trainer: Trainer, path: Path) -> None:
 
 
 def train(
-    pictures: Path, out: Path, config: TrainingConfig, network: DenoiserConfig, holdout: str, device: str
+    pictures: Path,
+    out: Path,
+    config: TrainingConfig,
+    network: DenoiserConfig,
+    holdout: str,
+    device: str,
+    begin_with: str | None = None,
 ) -> dict[str, Any]:
-    """Train, or go on from ``out``/checkpoint.pt, until the time budget is used; returns what :func:`judge` says."""
+    """Train, or go on from ``out``/checkpoint.pt, until the time budget is used; returns what :func:`judge` says.
+
+    Args:
+        begin_with: a prior of this kind whose weights training begins with, where there is no checkpoint yet.
+
+    Raises:
+        ValueError: too few pictures, or a prior of another kind.
+    """
     training, judging = load_pictures(pictures, holdout)
     training = [picture for picture in training if min(picture.shape[-2:]) >= max(config.crop_sizes)]
     out.mkdir(parents=True, exist_ok=True)
@@ -129,6 +143,11 @@ def train(
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.load_state(torch.load(checkpoint, map_location=device, weights_only=True))
+    elif begin_with is not None:
+        prior = load_prior(begin_with, device=device)
+        if not isinstance(prior, DenoiserPrior):
+            raise ValueError(f"{begin_with} is no prior of this kind, whose training could go on")
+        trainer.begin_with(prior.network)
     parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     logger.info(
         "%d pictures to train on, %d held out, %d parameters, from step %d",
@@ -180,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("pictures", type=Path, help="folder of photographs, searched with its subfolders")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, weights and report")
+    parser.add_argument("--from", dest="begin_with", metavar="PRIOR", help="weights to begin with: bundled, or a file")
     parser.add_argument("--minutes", type=float, default=100.0, help="time budget (default 100)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--holdout", default=HOLDOUT, help="file stems kept for judging (regular expression)")
@@ -202,7 +222,10 @@ def main() -> None:
         high_noise_share=arguments.high_noise_share,
         seed=arguments.seed,
     )
-    report = train(arguments.pictures, arguments.out, config, DenoiserConfig(), arguments.holdout, arguments.device)
+    report = train(
+        arguments.pictures, arguments.out, config, DenoiserConfig(), arguments.holdout, arguments.device,
+        arguments.begin_with,
+    )  # fmt: skip
     print(json.dumps(report, indent=2))
 
 

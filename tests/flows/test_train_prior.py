@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ import torch
 from ddfm_core.denoiser import DenoiserConfig
 from ddfm_core.priors import load_prior
 from ddfm_core.training import TrainingConfig
+from ddfm_core.unet import UNet
 from flows import train_prior
 from tests.archives import write_picture
+from tests.ddfm_core.test_priors import TINY_UNET
 
 NETWORK = DenoiserConfig(widths=(8, 12), blocks=1, embedding=16)
 CONFIG = TrainingConfig(minutes=0.02, pixels_per_step=1024, crop_sizes=(16,), warmup_steps=2)
@@ -41,6 +44,24 @@ def test_train_resume_and_load(pictures, monkeypatch):
     assert prior(torch.zeros(1, 1, 32, 32), 10).shape == (1, 1, 32, 32)
     longer = TrainingConfig(minutes=0.04, pixels_per_step=1024, crop_sizes=(16,), warmup_steps=2)
     assert train_prior.train(pictures, out, longer, NETWORK, r"_[05]$", "cpu")["steps"] > report["steps"]
+
+
+def test_training_goes_on_from_a_prior(pictures):
+    out, more = pictures / "out", pictures / "more"
+    train_prior.train(pictures, out, CONFIG, NETWORK, r"_[05]$", "cpu")
+    # A step of no length leaves the weights as they were.
+    still = replace(CONFIG, minutes=1e-6, learning_rate=0.0)
+    train_prior.train(pictures, more, still, NETWORK, r"_[05]$", "cpu", str(out / "prior.safetensors"))
+    one, other = (load_prior(folder / "prior.safetensors").network.state_dict() for folder in (out, more))
+    for key, value in one.items():
+        if not key.startswith("linear."):
+            torch.testing.assert_close(other[key], value, rtol=0, atol=0)
+
+
+def test_training_does_not_go_on_from_another_kind_of_prior(pictures):
+    torch.save(UNet(TINY_UNET).state_dict(), pictures / "unet.pt")
+    with pytest.raises(ValueError, match="no prior of this kind"):
+        train_prior.train(pictures, pictures / "out", CONFIG, NETWORK, r"_[05]$", "cpu", str(pictures / "unet.pt"))
 
 
 def test_the_holdout_is_never_trained_on(pictures):
