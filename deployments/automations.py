@@ -1,8 +1,9 @@
 """What the Prefect server does by itself: end runs whose machine is gone, start a lost parent again, tell people.
 
 A worker that is killed together with its flow run leaves that run in the state Running for ever, and whoever waits
-for it waits as long. Flow runs send heartbeats; the first automation marks a run as Crashed when it has sent none for
-three of their periods. A shard that crashed is sent again by its parent; a parent that crashed by the second.
+for it waits as long. Flow runs send heartbeats; the first automation marks a run of our flows as Crashed when it has
+sent none for three of their periods. A shard that crashed is sent again by its parent; a parent that crashed by the
+second.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from prefect.events.schemas.events import ResourceSpecification
 from deployments.changes import Change, Outcome
 
 HEARTBEAT: Final = timedelta(seconds=30)
-"""Period of the heartbeats that the work pools' flow runs are told to send; Prefect's shortest."""
+"""Period of the heartbeats of our flows, Prefect's shortest: the work pools tell their flow runs to send them, the
+command line its own. Flows of others send them every three minutes, unless they are told otherwise."""
 
 RESTARTS: Final = 3
 """So many times a run is started again after a crash: one that kills its machine must come to an end."""
@@ -52,15 +54,19 @@ def _of_flows(names: Iterable[str]) -> ResourceSpecification:
 
 
 def crash_silent_runs() -> AutomationCore:
-    """Flow runs that send no heartbeat any more become Crashed."""
-    ends = {f"{FLOW_RUN}.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+    """Runs of our flows that send no heartbeat any more become Crashed."""
+    ends = ("Completed", "Failed", "Cancelled", "Crashed")
+    # A run that is put off, as by a node that is drained, is silent until it has a machine; its first heartbeat there
+    # starts the watch again. Pending too: the process that goes may send one more heartbeat after it was put off.
+    pauses = ("AwaitingRetry", "Scheduled", "Pending")
     return AutomationCore(
         name="crash-silent-flow-runs",
-        description="Mark flow runs as Crashed that have sent no heartbeat for three periods.",
+        description=f"Mark runs of {', '.join(ALL_FLOWS)} as Crashed that have sent no heartbeat for three periods.",
         trigger=EventTrigger(
             after={f"{FLOW_RUN}.heartbeat"},
-            expect={f"{FLOW_RUN}.heartbeat"} | ends,
+            expect={f"{FLOW_RUN}.{event}" for event in ("heartbeat", *ends, *pauses)},
             match=_flow_runs(),
+            match_related=[_of_flows(ALL_FLOWS)],
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import servers
-from tests.archives import ddfm, job_settings, make_archive, pictures
+from tests.archives import ddfm, job_settings, make_archive, pictures, write_picture
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[2]
@@ -60,8 +60,12 @@ def test_an_archive_in_shards_on_a_work_pool(prefect_api, tmp_path):
         again = run_deployment("fuse-archive/nightly", parameters={"job": job}, timeout=200, poll_interval=1)
         assert again.state.is_completed(), parents.tail()
         assert "Nothing to do" in again.state.message
-        time.sleep(5)
-        assert len(reports_of(prefect_api, root / "out")) == 1
+        for side in ("ir", "vi"):
+            write_picture(root / side / "012.png", 99, colour=side == "vi")
+        grown = run_deployment("fuse-archive/nightly", parameters={"job": job}, timeout=400, poll_interval=1)
+        assert grown.state.message == "1 pairs: 1 ok", f"{grown.state}\n{parents.tail()}\n{children.tail()}"
+        # A report of the run that had nothing to do would have begun before the one of this run.
+        assert_report_follows(prefect_api, root / "out", parents, reports=2)
 
 
 def assert_deployed(deployments):
@@ -74,8 +78,10 @@ def assert_deployed(deployments):
     assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
     assert (nightly["work_pool_name"], nightly["work_queue_name"]) == ("orchestration", "nightly")
     assert [schedule["schedule"]["timezone"] for schedule in nightly["schedules"]] == ["Etc/UTC"]
+    describe = ["git", "describe", "--always", "--dirty", "--tags"]
+    commit = subprocess.run(describe, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.strip()
     for name, deployment in deployments.items():
-        assert deployment["version"], name
+        assert deployment["version"] == commit, name
         assert deployment["entrypoint"].startswith("flows.prefect_flows."), name
         for model in deployment["parameter_openapi_schema"].get("definitions", {}).values():
             undescribed = [field for field, schema in model["properties"].items() if not schema.get("description")]
@@ -89,11 +95,12 @@ def reports_of(api_url, dest):
     return [run for run in runs_of(api_url, "report") if run["parameters"]["request"]["out"] == str(dest)]
 
 
-def assert_report_follows(api_url, dest, worker):
+def assert_report_follows(api_url, dest, worker, reports=1):
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        if [run["state_type"] for run in reports_of(api_url, dest)] == ["COMPLETED"]:
-            assert list(dest.glob("_ddfm/runs/*/report/index.html"))
-            return
+        states = [run["state_type"] for run in reports_of(api_url, dest)]
+        if len(states) >= reports and set(states) == {"COMPLETED"}:
+            break
         time.sleep(1)
-    raise AssertionError(f"no report\n{worker.tail()}")
+    assert states == ["COMPLETED"] * reports, worker.tail()
+    assert len(list(dest.glob("_ddfm/runs/*/report/index.html"))) == reports
