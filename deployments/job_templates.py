@@ -2,11 +2,12 @@
 
 Each begins as the default of the installed Prefect integration, so that an upgrade of it carries over, and is given
 what fusing needs. A template belongs to its pool: the deployments of prefect.yaml are the same for every profile. No
-secret stands in a template; it names where secrets are kept.
+secret stands in a template, which everyone who sees the server may read; it names where secrets are kept.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -31,6 +32,19 @@ FLOW_ENVIRONMENT: Final = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
+"""What every flow run gets beside its pool's variable ``env``, which goes before it."""
+
+_OWN_DEFAULTS: Final = "defaults_of_set_up"
+"""Key of a template: defaults by the name of their variable, without those of variables that a site chose."""
+
+_SECRET: Final = re.compile(
+    r"(SECRET|PASSWORD|PASSWD|PASSPHRASE|TOKEN|ACCESS_KEY|API_KEY|PRIVATE_KEY|AUTH_STRING)S?(_(?!FILE$)|$)",
+    re.IGNORECASE,
+)
+"""Names of environment variables whose values are secrets; a name that ends in ``_FILE`` has a path."""
+
+_REFERENCE: Final = re.compile(r"\{\{\s*(\$|prefect\.blocks\.)[^{}]+\}\}")
+"""What a worker replaces by a variable of its own environment, or by the content of a Prefect block."""
 
 
 class Profile(StrEnum):
@@ -40,6 +54,22 @@ class Profile(StrEnum):
     DOCKER = "docker"
     KUBERNETES = "kubernetes"
     ECS = "ecs"
+
+    @property
+    def secrets_belong(self) -> str:
+        """Where a flow run takes its secrets from."""
+        match self:
+            case Profile.PROCESS:
+                return "the environment of the workers, which flow runs inherit"
+            case Profile.DOCKER:
+                return (
+                    "Prefect Secret blocks that a job names (credentials_block, pseudonym_block), or the environment "
+                    'of the workers, which a reference such as "{{ $AWS_SECRET_ACCESS_KEY }}" names'
+                )
+            case Profile.KUBERNETES:
+                return "the Kubernetes Secret that the variable secret_name names"
+            case Profile.ECS:
+                return "Secrets Manager, which the variable secrets names"
 
 
 @dataclass(frozen=True)
@@ -76,7 +106,8 @@ async def job_template(profile: Profile, resources: Resources) -> Template:
     if default is None:
         raise ConfigurationError(f"profile: no pools of type {profile} are known here; install the extra [{profile}]")
     template = deepcopy(default)
-    _set_default(template, "env", FLOW_ENVIRONMENT)
+    # Prefect adds the variable `env` to it. A default of the variable would be lost to the first site that sets one.
+    template["job_configuration"]["env"] = dict(FLOW_ENVIRONMENT)
     match profile:
         case Profile.DOCKER:
             _for_docker(template, resources)
@@ -86,6 +117,8 @@ async def job_template(profile: Profile, resources: Resources) -> Template:
             _for_ecs(template, resources)
         case Profile.PROCESS:
             pass
+    variables = template["variables"]["properties"]
+    template[_OWN_DEFAULTS] = {name: schema["default"] for name, schema in variables.items() if "default" in schema}
     return template
 
 
@@ -193,11 +226,34 @@ def _add(
     template["variables"]["properties"][name] = {**schema, "description": description}
 
 
-def keep_defaults(template: Template, earlier: Mapping[str, Any]) -> Template:
-    """The template with the defaults that the variables of an earlier one have: what a site chose for itself."""
+def secrets_in(environment: object) -> list[str]:
+    """Names of the variables of an environment that look like secrets and have a value, not a reference to one."""
+    if not isinstance(environment, Mapping):
+        return []
+    return [
+        name
+        for name, value in environment.items()
+        if value and _SECRET.search(name) and not _REFERENCE.fullmatch(str(value))
+    ]
+
+
+def choose(template: Template, name: str, value: object) -> None:
+    """Give a variable the default that a site chose."""
+    _set_default(template, name, value)
+    template[_OWN_DEFAULTS].pop(name, None)
+
+
+def keep_choices(template: Template, earlier: Mapping[str, Any]) -> Template:
+    """The template with the defaults that a site chose in an earlier one, here or by hand.
+
+    Those that the earlier one had by itself are not kept: they are the new template's to change. In one that does not
+    say which they are, because somebody else made it, every default that differs from the new one counts as chosen.
+    """
     kept = deepcopy(template)
+    own: Mapping[str, Any] = earlier.get(_OWN_DEFAULTS, template[_OWN_DEFAULTS])
     before = earlier.get("variables", {}).get("properties", {})
-    for name, schema in kept["variables"]["properties"].items():
-        if "default" in before.get(name, {}):
-            schema["default"] = before[name]["default"]
+    for name in kept["variables"]["properties"]:
+        schema = before.get(name, {})
+        if "default" in schema and (name not in own or schema["default"] != own[name]):
+            choose(kept, name, schema["default"])
     return kept

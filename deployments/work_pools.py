@@ -14,7 +14,15 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from deployments.changes import Change, Outcome
-from deployments.job_templates import Profile, Resources, Template, job_template, keep_defaults
+from deployments.job_templates import (
+    Profile,
+    Resources,
+    Template,
+    choose,
+    job_template,
+    keep_choices,
+    secrets_in,
+)
 from tasks.codes import ConfigurationError
 
 
@@ -28,13 +36,15 @@ class Queue:
 
 @dataclass(frozen=True)
 class Pool:
-    """A work pool, whatever its type."""
+    """A work pool, whatever its type; each has the same queues."""
 
     name: str
     description: str
     resources: Resources
-    queues: tuple[Queue, ...] = ()
 
+
+QUEUES: Final = (Queue("on-demand", 1), Queue("nightly", 2))
+"""What a person waits for goes before the schedule's; the queue ``default``, which Prefect makes, comes last."""
 
 SHARD_TIME_LIMIT: Final = timedelta(hours=2)
 
@@ -43,8 +53,6 @@ POOLS: Final = (
         "orchestration",
         "Parent flows: plan, send shards, reconcile, report. No GPU.",
         Resources(cpus=1, memory=2, gpus=0, shared_memory=1, time_limit=timedelta(days=7)),
-        # A run that a person waits for goes before the schedule's.
-        (Queue("on-demand", 1), Queue("nightly", 2)),
     ),
     Pool(
         "gpu",
@@ -76,10 +84,11 @@ class PoolChoices:
 async def ensure_pool(
     client: PrefectClient, pool: Pool, profile: Profile, choices: PoolChoices, dry_run: bool
 ) -> list[Change]:
-    """Create the pool and its queues, or bring them to what they should be; defaults that a site set before stay.
+    """Create the pool and its queues, or bring them to what they should be; what a site chose before stays.
 
     Raises:
-        ConfigurationError: a pool of this name has another type, or a chosen variable does not exist or fit.
+        ConfigurationError: a pool of this name has another type, or a chosen variable does not exist, does not fit or
+            holds a secret.
     """
     wanted = await job_template(profile, pool.resources)
     try:
@@ -91,7 +100,8 @@ async def ensure_pool(
             f"profile: the server's work pool {pool.name} is of type {found.type}, not {profile}; take that profile, "
             f"or delete the pool (prefect work-pool delete {pool.name}) and deploy again afterwards"
         )
-    template = _chosen(keep_defaults(wanted, found.base_job_template) if found else wanted, pool.name, choices)
+    kept = keep_choices(wanted, found.base_job_template) if found else wanted
+    template = _chosen(kept, pool.name, profile, choices)
     limit = choices.limits.get(pool.name, found.concurrency_limit if found else None)
     detail = f"type {profile}" + (f", at most {limit} runs at a time" if limit is not None else "")
     if found is None:
@@ -115,10 +125,10 @@ async def ensure_pool(
         outcome = Outcome.UNCHANGED
     changes = [Change("work pool", pool.name, outcome, detail)]
     exists = found is not None or not dry_run
-    return changes + [await _ensure_queue(client, pool.name, queue, exists, dry_run) for queue in pool.queues]
+    return changes + [await _ensure_queue(client, pool.name, queue, exists, dry_run) for queue in QUEUES]
 
 
-def _chosen(template: Template, pool: str, choices: PoolChoices) -> Template:
+def _chosen(template: Template, pool: str, profile: Profile, choices: PoolChoices) -> Template:
     chosen = deepcopy(template)
     variables = chosen["variables"]
     for (of_pool, name), value in choices.variables.items():
@@ -131,7 +141,12 @@ def _chosen(template: Template, pool: str, choices: PoolChoices) -> Template:
             validate({name: value}, variables, raise_on_error=True, ignore_required=True)
         except ValidationError as error:
             raise ConfigurationError(f"set: {pool}.{name}: {error}") from error
-        variables["properties"][name]["default"] = value
+        if name == "env" and (secrets := secrets_in(value)):
+            raise ConfigurationError(
+                f"set: {pool}.env: {', '.join(secrets)}: a pool shows its variables to everyone who sees the server; "
+                f"secrets belong into {profile.secrets_belong}"
+            )
+        choose(chosen, name, value)
     return chosen
 
 

@@ -11,11 +11,12 @@ import kubernetes_validate
 import pytest
 from docker.models.containers import _create_container_args
 from prefect.client.schemas.objects import FlowRun
+from prefect.workers.process import ProcessJobConfiguration
 from prefect_aws.workers.ecs_worker import ECSJobConfiguration, ECSWorker
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
-from deployments.job_templates import Profile, job_template, keep_defaults
+from deployments.job_templates import Profile, choose, job_template, keep_choices, secrets_in
 from deployments.work_pools import POOLS, Pool
 
 KUBERNETES = ("1.30", "1.34")
@@ -78,7 +79,11 @@ def test_a_misspelt_field_would_be_found():
 
 def docker_settings(pool, **values):
     values["env"] = {"PREFECT_API_URL": "http://prefect.example:4200/api"}
-    configuration = rendered(DockerWorkerJobConfiguration, template_of(Profile.DOCKER, pool), values)
+    return container_settings(template_of(Profile.DOCKER, pool), pool, values)
+
+
+def container_settings(template, pool, values):
+    configuration = rendered(DockerWorkerJobConfiguration, template, values)
     # Of a stated version, and for a server on another machine, so that no engine is asked.
     client = docker.DockerClient(base_url="tcp://127.0.0.1:9", version="1.47")
     settings = DockerWorker(work_pool_name=pool.name)._build_container_settings(client, configuration)
@@ -122,20 +127,120 @@ def test_ecs_takes_the_task(pool):
     assert container.get("resourceRequirements") == ([{"type": "GPU", "value": "1"}] if pool is GPU else None)
 
 
+# ---- the environment of a flow run -----------------------------------------------------------------------------------
+
+API = {"PREFECT_API_URL": "http://prefect.example:4200/api"}
+
+
+def process_environment(template, values):
+    return rendered(ProcessJobConfiguration, template, values).env
+
+
+def docker_environment(template, values):
+    return container_settings(template, GPU, values)["environment"]
+
+
+def kubernetes_environment(template, values):
+    job = rendered(KubernetesWorkerJobConfiguration, template, values).job_manifest
+    return {entry["name"]: entry["value"] for entry in container_of(job)["env"]}
+
+
+def ecs_environment(template, values):
+    configuration = rendered(ECSJobConfiguration, template, values)
+    worker = ECSWorker(work_pool_name="gpu")
+    definition = worker._prepare_task_definition(configuration, "eu-central-1", FLOW_RUN)
+    request = worker._prepare_task_run_request(configuration, definition, "arn", True)
+    (container,) = request["overrides"]["containerOverrides"]
+    return {entry["name"]: entry["value"] for entry in container["environment"]}
+
+
+ENVIRONMENTS = {
+    Profile.PROCESS: process_environment,
+    Profile.DOCKER: docker_environment,
+    Profile.KUBERNETES: kubernetes_environment,
+    Profile.ECS: ecs_environment,
+}
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_a_sites_environment_comes_beside_ours(profile):
+    template = template_of(profile, GPU)
+    choose(template, "env", {**API, "HTTPS_PROXY": "http://proxy:3128", "DO_NOT_TRACK": "0"})
+    environment = ENVIRONMENTS[profile](template, {"env": {"OF_THE_DEPLOYMENT": "1"}})
+    wanted = {"HTTPS_PROXY": "http://proxy:3128", "DO_NOT_TRACK": "0", "OF_THE_DEPLOYMENT": "1"}
+    ours = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}
+    assert environment.items() >= (wanted | ours).items()
+
+
+def test_a_container_takes_a_secret_from_the_environment_of_its_worker(monkeypatch):
+    monkeypatch.setenv("ARCHIVE_AWS_SECRET_ACCESS_KEY", "of the worker")
+    template = template_of(Profile.DOCKER, GPU)
+    reference = {"ARCHIVE_AWS_SECRET_ACCESS_KEY": "{{ $ARCHIVE_AWS_SECRET_ACCESS_KEY }}"}
+    assert secrets_in(reference) == []
+    choose(template, "env", {**API, **reference})
+    assert docker_environment(template, {})["ARCHIVE_AWS_SECRET_ACCESS_KEY"] == "of the worker"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["DDFM_PSEUDONYM_SECRET", "AWS_SECRET_ACCESS_KEY", "ARCHIVE_AWS_ACCESS_KEY_ID", "PGPASSWORD", "hub_token",
+     "AWS_SESSION_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"],
+)  # fmt: skip
+def test_what_looks_like_a_secret(name):
+    assert secrets_in({name: "x", "OMP_NUM_THREADS": "2"}) == [name]
+    assert secrets_in({name: "{{ prefect.blocks.secret.of-the-site }}"}) == []
+    assert secrets_in({name: None}) == []
+
+
+def test_what_does_not_look_like_a_secret():
+    assert secrets_in({
+        "AWS_SHARED_CREDENTIALS_FILE": "/etc/ddfm/credentials", "AWS_WEB_IDENTITY_TOKEN_FILE": "/run/token",
+        "TOKENIZERS_PARALLELISM": "false", "AWS_ENDPOINT_URL": "http://s3:9000",
+    }) == []  # fmt: skip
+
+
+# ---- what a site chooses ---------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("profile", Profile)
 @pytest.mark.parametrize("pool", POOLS, ids=lambda pool: pool.name)
 def test_every_variable_has_an_effect(profile, pool):
     template = template_of(profile, pool)
     configured = str(template["job_configuration"])
-    unused = [name for name in template["variables"]["properties"] if f"{{{{ {name} }}}}" not in configured]
-    assert unused == []
+    unused = {name for name in template["variables"]["properties"] if f"{{{{ {name} }}}}" not in configured}
+    # Prefect adds it to an environment that the template has.
+    assert unused <= {"env"}
 
 
-def test_what_a_site_chose_stays():
+def test_what_a_site_chose_stays_and_the_rest_is_the_new_templates():
+    older = template_of(Profile.KUBERNETES, GPU)
+    choose(older, "image", "registry.example/ddfm:gpu")
+    choose(older, "memory_limit", older["variables"]["properties"]["memory_limit"]["default"])
+    older["variables"]["properties"]["gpu_count"]["default"] = 4  # by hand
+    newer = template_of(Profile.KUBERNETES, GPU)
+    changed = {"image": "ddfm-pipeline:2", "memory_limit": "64Gi", "cpu_request": "16", "gpu_count": 8}
+    for name, value in changed.items():
+        newer["variables"]["properties"][name]["default"] = newer["defaults_of_set_up"][name] = value
+    newer["job_configuration"]["env"]["NEW"] = "1"
+    kept = keep_choices(newer, older)
+    variables = kept["variables"]["properties"]
+    defaults = {name: variables[name]["default"] for name in changed}
+    assert defaults == {
+        "image": "registry.example/ddfm:gpu", "memory_limit": "12Gi", "cpu_request": "16", "gpu_count": 4,
+    }  # fmt: skip
+    assert kept["job_configuration"] == newer["job_configuration"]
+    # And so on over the upgrades that follow.
+    assert keep_choices(newer, kept) == kept
+
+
+def test_a_pool_that_somebody_else_made_keeps_what_differs():
     template = template_of(Profile.KUBERNETES, GPU)
     earlier = copy.deepcopy(template)
+    del earlier["defaults_of_set_up"]
     earlier["variables"]["properties"]["gpu_count"]["default"] = 4
     del earlier["variables"]["properties"]["tolerations"]
-    kept = keep_defaults(template, earlier)["variables"]["properties"]
-    assert kept["gpu_count"]["default"] == 4
-    assert kept["tolerations"] == template["variables"]["properties"]["tolerations"]
+    kept = keep_choices(template, earlier)
+    variables = kept["variables"]["properties"]
+    assert variables["gpu_count"]["default"] == 4
+    assert variables["tolerations"] == template["variables"]["properties"]["tolerations"]
+    assert set(template["defaults_of_set_up"]) - set(kept["defaults_of_set_up"]) == {"gpu_count"}

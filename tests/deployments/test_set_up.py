@@ -26,18 +26,21 @@ def test_the_second_call_changes_nothing(prefect_api, capsys):
     assert {pool.name: pool.type for pool in pools}.items() >= {
         "orchestration": "process", "gpu": "process", "cpu": "process",
     }.items()  # fmt: skip
-    environment = {pool.name: pool.base_job_template["variables"]["properties"]["env"]["default"] for pool in pools}
+    environment = {pool.name: pool.base_job_template["job_configuration"]["env"] for pool in pools}
     assert environment["gpu"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
-    priorities = {queue.name: queue.priority for queue in queues}
-    assert priorities["on-demand"] < priorities["nightly"]
+    assert queues == {pool: ["on-demand", "nightly", "default"] for pool in ("orchestration", "gpu", "cpu")}
     names = [automation.name for automation in automations]
     assert names.count("crash-silent-flow-runs") == names.count("restart-lost-parents") == 1
 
 
 async def what_is_there():
     async with get_client() as client:
-        queues = await client.read_work_queues(work_pool_name="orchestration")
-        return await client.read_work_pools(), queues, await client.read_automations()
+        pools = await client.read_work_pools()
+        queues = {}
+        for pool in ("orchestration", "gpu", "cpu"):
+            found = await client.read_work_queues(work_pool_name=pool)
+            queues[pool] = [queue.name for queue in sorted(found, key=lambda queue: queue.priority)]
+        return pools, queues, await client.read_automations()
 
 
 def test_what_was_changed_by_hand_is_said_and_mended(prefect_api, capsys):
@@ -73,20 +76,25 @@ async def switch_on(automation_id):
 
 
 def test_what_a_site_chose_stays(prefect_api, capsys):
-    assert main(["--profile", "process", "--limit", "cpu=7", "--set", 'cpu.labels={"site": "north"}']) == 0
+    reference = 'cpu.env={"AWS_SECRET_ACCESS_KEY": "{{ $OF_THE_WORKER }}"}'
+    chosen = ["--limit", "cpu=7", "--set", 'cpu.labels={"site": "north"}', "--set", reference]
+    assert main(["--profile", "process", *chosen]) == 0
     capsys.readouterr()
     assert main(["--profile", "process"]) == 0
     said = capsys.readouterr().out
     assert "work pool cpu: was there (type process, at most 7 runs at a time)" in said
     pools, _, _ = asyncio.run(what_is_there())
     (cpu,) = [pool for pool in pools if pool.name == "cpu"]
-    assert cpu.base_job_template["variables"]["properties"]["labels"]["default"] == {"site": "north"}
+    variables = cpu.base_job_template["variables"]["properties"]
+    assert variables["labels"]["default"] == {"site": "north"}
+    assert variables["env"]["default"] == {"AWS_SECRET_ACCESS_KEY": "{{ $OF_THE_WORKER }}"}
 
 
 WRONG = (
     (["--profile", "docker"], "is of type process, not docker"),
     (["--profile", "process", "--set", "cpu.gpu_count=1"], "pool cpu has no variable gpu_count; it has command, env"),
     (["--profile", "process", "--set", "cpu.env=[1]"], "set: cpu.env: "),
+    (["--profile", "process", "--set", 'cpu.env={"DDFM_PSEUDONYM_SECRET": "x"}'], "belong into the environment of the"),
     (["--profile", "process", "--set", "tpu.env={}"], "there is no pool tpu; the pools are orchestration, gpu, cpu"),
     (["--profile", "process", "--set", "image=x"], "is not POOL.VARIABLE=VALUE"),
     (["--profile", "process", "--limit", "gpu=many"], "is not POOL=NUMBER"),
