@@ -1,7 +1,8 @@
 """Whether a worker can do its work: import the flows, load the prior, fuse one tiny pair.
 
 python -m deployments.health                   on a GPU where there is one
-python -m deployments.health --device cuda     a GPU worker without its GPU is not healthy
+python -m deployments.health --device cuda     on the GPU; not beside a shard that is at work on it
+python -m deployments.health --beside-gpu      on the CPU, and the GPU is there: what the image of GPU workers does
 python -m deployments.health --prior /weights/256x256_diffusion_uncond.pt
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 
 _SIDE = 64
 _STEPS = 2
+_NO_GPU = "this machine, or this build of torch, has no CUDA GPU"
 
 
 def check(device: str, prior_name: str) -> str:
@@ -40,7 +42,7 @@ def check(device: str, prior_name: str) -> str:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError(f"device {device}: this machine, or this build of torch, has no CUDA GPU")
+        raise RuntimeError(f"device {device}: {_NO_GPU}")
     prior = load_prior(prior_name, device=device)
     ramp = torch.linspace(-1, 1, _SIDE, device=prior.device)
     first = ramp.expand(1, 1, _SIDE, _SIDE)
@@ -54,18 +56,39 @@ def check(device: str, prior_name: str) -> str:
     )
 
 
+def check_gpu() -> str:
+    """See that there is a GPU without using it; a sentence about it.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    import torch
+
+    # torch asks the driver's management library (NVML). A CUDA context would take memory from the shard at work, and a
+    # card in exclusive mode gives no second one.
+    count = torch.cuda.device_count()
+    if not count:
+        raise RuntimeError(_NO_GPU)
+    return f"GPUs: {count}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 0 when healthy, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m deployments.health", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    where.add_argument(
+        "--beside-gpu", action="store_true", help="fuse on the CPU, and see that there is a GPU without using it"
+    )
     parser.add_argument("--prior", default="bundled", help="as in a job; default: bundled")
     arguments = parser.parse_args(argv)
     from ddfm_core.priors import PriorError
 
     try:
-        print(check(arguments.device, arguments.prior))
+        gpus = f"; {check_gpu()}" if arguments.beside_gpu else ""
+        print(check("cpu" if arguments.beside_gpu else arguments.device, arguments.prior) + gpus)
     except (PriorError, ArithmeticError, ImportError, RuntimeError) as error:
         print(f"unhealthy: {error}", file=sys.stderr)
         return 1
