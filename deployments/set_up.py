@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from httpx import HTTPError
+from httpx import HTTPError, HTTPStatusError, codes
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
@@ -168,6 +168,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"set_up: {error}", file=sys.stderr)
         return 2
     except HTTPError as error:
+        if isinstance(error, HTTPStatusError) and error.response.status_code == codes.UNAUTHORIZED:
+            print(
+                "set_up: PREFECT_API_AUTH_STRING: is not the log-in of the Prefect server, which is the "
+                "PREFECT_SERVER_API_AUTH_STRING of its environment",
+                file=sys.stderr,
+            )
+            return 2
         print(f"set_up: the Prefect server at PREFECT_API_URL does not answer as it should: {error}", file=sys.stderr)
         return 3
     return 0

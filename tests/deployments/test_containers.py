@@ -1,5 +1,7 @@
 """The compose files, the Kubernetes manifests and the Dockerfile, against what they are read by and what they name."""
 
+import importlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -8,7 +10,12 @@ import kubernetes_validate
 import pytest
 import yaml
 from compose_spec import PyCompose
+from prefect.settings import Settings
+from prefect_kubernetes.settings import KubernetesSettings
+from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings
+from prefect_redis.client import RedisMessagingSettings
 
+from deployments.health import main as health
 from deployments.job_templates import USER
 from deployments.work_pools import POOLS
 
@@ -21,6 +28,12 @@ POOL_NAMES = {pool.name for pool in POOLS}
 def compose(name):
     document = yaml.safe_load((FOLDER / name).read_text())
     return document, PyCompose.from_yaml(yaml.safe_dump(document))
+
+
+def environments(name):
+    """By service, what it is given in the environment."""
+    document, _ = compose(name)
+    return {service: settings.get("environment", {}) for service, settings in document["services"].items()}
 
 
 def manifests():
@@ -46,13 +59,54 @@ def test_compose_workers_serve_pools_that_set_up_makes():
 
 
 def test_compose_says_no_secret():
-    text = (FOLDER / "compose.yaml").read_text()
-    for name in ("POSTGRES_PASSWORD", "AWS_SECRET_ACCESS_KEY", "MINIO_ROOT_PASSWORD", "DDFM_PSEUDONYM_SECRET"):
+    text = (FOLDER / "compose.yaml").read_text() + (FOLDER / "compose.redis.yaml").read_text()
+    for name in (
+        "POSTGRES_PASSWORD", "AWS_SECRET_ACCESS_KEY", "MINIO_ROOT_PASSWORD", "DDFM_PSEUDONYM_SECRET",
+        "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING",
+    ):  # fmt: skip
         assert re.findall(rf"{name}: (.*)", text), name
         assert all(value.startswith("${") for value in re.findall(rf"{name}: (.*)", text)), name
     example = (FOLDER / "compose.env.example").read_text()
     for name in set(re.findall(r"\$\{(\w+):\?", text)):
         assert f"{name}=\n" in example
+
+
+def test_compose_gives_the_log_in_to_the_server_and_to_all_who_ask_it():
+    login = "${API_AUTH_STRING:?set it in deployments/.env}"
+    given = environments("compose.yaml")
+    assert given["server"]["PREFECT_SERVER_API_AUTH_STRING"] == login
+    clients = {service for service, environment in given.items() if "PREFECT_API_URL" in environment}
+    assert clients == {"set-up", "orchestration-worker", "cpu-worker", "gpu-worker"}
+    assert all(given[service]["PREFECT_API_AUTH_STRING"] == login for service in clients)
+
+
+def test_the_services_behind_redis_have_the_settings_of_the_server():
+    alone, several = environments("compose.yaml"), environments("compose.redis.yaml")
+    server = alone["server"] | several["server"]
+    of_pages = {name for name in server if name.startswith("PREFECT_SERVER_UI_")}
+    assert several["services"] == {name: value for name, value in server.items() if name not in of_pages}
+
+
+def test_prefect_knows_the_settings_of_the_compose_files(monkeypatch):
+    given = {
+        name: value
+        for file in ("compose.yaml", "compose.redis.yaml")
+        for environment in environments(file).values()
+        for name, value in environment.items()
+        if name.startswith("PREFECT_")
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    known = Settings().to_environment_variables(exclude_unset=True)
+    assert {name for name in given if name not in known} == {
+        "PREFECT_REDIS_MESSAGING_HOST",
+        "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_HOST",
+    }
+    assert RedisMessagingSettings().host == RedisWorkerCleanupQueueSettings().host == "redis"
+    modules = [value for value in given.values() if value.startswith("prefect_redis.")]
+    assert len(modules) == 5
+    for module in modules:
+        importlib.import_module(module)
 
 
 @pytest.mark.parametrize("manifest", manifests(), ids=lambda manifest: manifest["kind"])
@@ -64,6 +118,25 @@ def test_kubernetes_workers_serve_pools_that_set_up_makes():
     (deployment,) = [manifest for manifest in manifests() if manifest["kind"] == "Deployment"]
     containers = deployment["spec"]["template"]["spec"]["containers"]
     assert set().union(*(pools_of(container["command"]) for container in containers)) <= POOL_NAMES
+
+
+def test_kubernetes_workers_take_the_log_in_from_a_secret_and_hand_on_its_name(monkeypatch):
+    (deployment,) = [manifest for manifest in manifests() if manifest["kind"] == "Deployment"]
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        given = {entry["name"]: entry for entry in container["env"]}
+        reference = given["PREFECT_API_AUTH_STRING"]["valueFrom"]["secretKeyRef"]
+        for entry in container["env"]:
+            if "value" in entry:
+                monkeypatch.setenv(entry["name"], entry["value"])
+        worker = KubernetesSettings().worker
+        handed_on = (worker.api_auth_string_secret_name, worker.api_auth_string_secret_key)
+        assert handed_on == (reference["name"], reference["key"])
+
+
+def test_the_images_check_their_health_without_a_gpu_that_a_shard_may_hold():
+    checks = [json.loads(command) for command in re.findall(r"^HEALTHCHECK .* CMD (\[.*\])", DOCKERFILE, re.MULTILINE)]
+    assert [command[3:] for command in checks] == [["--device", "cpu"], ["--beside-gpu"]]
+    assert all(command[:3] == ["python", "-m", health.__module__] for command in checks)
 
 
 def test_the_image_holds_every_package_and_no_more():
