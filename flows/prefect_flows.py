@@ -81,16 +81,20 @@ class LogProgress:
 
     Args:
         pairs: to do in all.
-        device: says what is made of the device, where this process has one.
+        device: of this process, where it has one.
     """
 
-    def __init__(self, pairs: int, device: Callable[[], str] | None = None) -> None:
+    def __init__(self, pairs: int, device: DeviceUse | None = None) -> None:
         self.heartbeat = Heartbeat(pairs, device=device)
+        self.device = device
         self.lock = threading.Lock()
 
     def fused(self, pairs: float) -> None:
         """``pairs`` more pairs left the network."""
         with self.lock:
+            if self.device is not None:
+                # Now, and not at the end: then the last chunk is being published, and the device has nothing to do.
+                self.device.sample()
             self.heartbeat.done += pairs
             if self.heartbeat.is_due():
                 logger.info("%s", self.heartbeat.line())
@@ -272,7 +276,7 @@ async def _fuse_shard(
 
 
 def _fuse_chunks(settings: RunSettings, chunks: Sequence[Chunk], prior: Prior, check: Callable[[], None]) -> None:
-    progress = LogProgress(sum(len(chunk.rows) for chunk in chunks), DeviceUse(prior.device).line)
+    progress = LogProgress(sum(len(chunk.rows) for chunk in chunks), DeviceUse(prior.device))
     calm, suspects = divide(settings, chunks)
     run_chunks(calm, settings, prior, progress, PREFECT_STAGES, check)
     run_suspects(suspects, settings, prior, progress, PREFECT_STAGES, check)
