@@ -312,7 +312,7 @@ def finish(planned: PlannedRun, pairs_per_second: float | None = None) -> RunSum
 
     Args:
         planned: the run.
-        pairs_per_second: of one flow run of a shard, where there were any that say.
+        pairs_per_second: of one flow run of a shard, where there were any that say; a run of this process says itself.
 
     Raises:
         ReconcileError: rows are missing or double; the run stays open.
@@ -329,6 +329,8 @@ def finish(planned: PlannedRun, pairs_per_second: float | None = None) -> RunSum
         time.monotonic() - planned.began,
         retries_made() - planned.retries_before,
     )
+    if planned.settings.job.deployment is None and not planned.resumed and summary.count(Status.OK):
+        pairs_per_second = summary.count(Status.OK) / summary.seconds
     finish_run(
         run,
         {

@@ -155,7 +155,7 @@ class Job(BaseModel):
         None,
         ge=1,
         description="Pairs per dispatched flow run. Default: what took ten minutes at the rate of the last runs with "
-        "these settings; 256 where there are none.",
+        "these settings, there or else in one process; 256 where there are none.",
     )
     readers: int = Field(
         8, ge=1, le=64,
