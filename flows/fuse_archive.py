@@ -151,7 +151,13 @@ def check_inputs(job: Job) -> CheckedJob:
     return CheckedJob(settle_kind(job), identity)
 
 
-def plan_runs(checked: CheckedJob, pseudonyms: Pseudonyms | None, token: int, watcher: Watcher) -> Iterator[PlannedRun]:
+def plan_runs(
+    checked: CheckedJob,
+    pseudonyms: Pseudonyms | None,
+    token: int,
+    watcher: Watcher,
+    serve: Callable[[str], None] = lambda _: None,
+) -> Iterator[PlannedRun]:
     """First the run that was left unfinished under these settings, if any, then a new one for what else needs work.
 
     The second is planned when the caller asks for it, after the first is finished, so that it sees its rows.
@@ -161,6 +167,7 @@ def plan_runs(checked: CheckedJob, pseudonyms: Pseudonyms | None, token: int, wa
         pseudonyms: needed where the job's ``needs_pseudonyms``.
         token: of the lock that the caller holds on the destination.
         watcher: told what the index came to.
+        serve: called with the id of each run before anything of it is read, planned or written.
 
     Raises:
         ConfigurationError: the sources cannot be used as the job names them.
@@ -172,12 +179,14 @@ def plan_runs(checked: CheckedJob, pseudonyms: Pseudonyms | None, token: int, wa
     settings = new_settings(checked, token)
     left = run_to_resume(settings)
     if left is not None:
+        serve(left.run.run_id)
         _sweep(left.run.dest)
         # Workers on other machines read the job there.
         write_settings(left)
         yield _pending(left, resumed=True)
         # What was just tried again is not tried once more, and the next run comes after the one that was resumed.
         settings = replace(new_settings(checked, token), job=job.model_copy(update={"retry": ()}))
+    serve(settings.run.run_id)
     with scratch_folder() as scratch:
         archive = index_archive(job, scratch, pseudonyms, keep_headers=True)
         planned = plan_new(settings, archive, scratch, just_ended=left.run.run_id if left is not None else "")

@@ -42,6 +42,7 @@ from flows.run_log import run_log
 from flows.shard_runs import check_deployment
 from flows.stop import StopSignal, in_thread
 from flows.storage_pause import Outage
+from tasks.borrowed_lock import BorrowedLock
 from tasks.chunk import Chunk, Progress, fuse_chunk, publish_chunk, read_chunk
 from tasks.evaluation.datasets import DataSet
 from tasks.evaluation.evaluation import Evaluation
@@ -50,7 +51,7 @@ from tasks.evaluation.stretched import Twin
 from tasks.evaluation.tables import tables_text
 from tasks.isolate import fuse_isolated
 from tasks.job import Job, Place
-from tasks.lock import BorrowedLock, hold
+from tasks.lock import hold
 from tasks.overview import overview
 from tasks.plan import PlanCounts
 from tasks.report.page import summary_markdown
@@ -243,7 +244,7 @@ async def fuse_shard(
         dest: destination of the run, as this machine reaches it.
         run_id: its folder below DEST/_ddfm/runs.
         shard_id: as in its manifest.
-        token: of the lock that the parent holds on the destination.
+        token: of the lock that the parent held on the destination when it sent this.
         places: of the job, by which the destination is reached.
         shrink: earlier flow runs of this shard that ended for want of memory.
 
@@ -265,7 +266,7 @@ async def _fuse_shard(
     pairs = sum(len(chunk.rows) for chunk in chunks)
     if chunks:
         prior = await asyncio.to_thread(open_prior, settings.job, settings.prior_sha256)
-        stop, lock = StopSignal(), BorrowedLock(dest, token)
+        stop, lock = StopSignal(), BorrowedLock(dest, token, run_id)
 
         def check() -> None:
             stop.check()
