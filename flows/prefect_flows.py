@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 from prefect import flow, task
@@ -173,8 +174,7 @@ async def fuse_archive(job: Job) -> State[None]:
     be reached or a row is missing.
     """
     await load_places(job.places)
-    if job.deployment:
-        await check_deployment(job)
+    deployment_id = await check_deployment(job) if job.deployment else None
     summaries: list[RunSummary] = []
     outage = Outage()
     # One that was started again after a crash finds the lock of the process that is gone.
@@ -182,7 +182,7 @@ async def fuse_archive(job: Job) -> State[None]:
     with _log_of_run():
         while True:
             try:
-                await _fuse_all(job, summaries, wait)
+                await _fuse_all(job, deployment_id, summaries, wait, outage)
                 break
             except StorageError as error:
                 # On a terminal somebody reads the sentence, and can give the command again.
@@ -200,25 +200,36 @@ def _log_of_run() -> AbstractContextManager[None]:
     return run_log() if isinstance(watcher.get(), LogWatcher) else nullcontext()
 
 
-async def _fuse_all(job: Job, summaries: list[RunSummary], wait: bool) -> None:
-    """Plan and fuse; ``summaries`` gets that of each run that is finished."""
+async def _fuse_all(
+    job: Job, deployment_id: UUID | None, summaries: list[RunSummary], wait: bool, outage: Outage
+) -> None:
+    """Plan and fuse, here or by flow runs of a deployment; ``summaries`` gets that of each run that is finished.
+
+    ``outage`` is that of the caller, who asks it whether to begin again: a store is waited for once.
+    """
     checked = await asyncio.to_thread(check_inputs, job)
     pseudonyms = await load_secret(checked.job)
     stop = StopSignal()
     with ExitStack() as stack:
-        holding = hold(absolute(job.out), wait, check=stop.check)
+        # Shards that a dead parent had sent out go on under this one, when it goes on with their run.
+        holding = hold(absolute(job.out), wait, check=stop.check, takes_over_work=deployment_id is not None)
         lock = await in_thread(stop, stack.enter_context, holding)
 
         def check() -> None:
             stop.check()
             lock.check()
 
-        plans = plan_runs(checked, pseudonyms, lock.token, watcher.get())
+        def serve(run_id: str) -> None:
+            if deployment_id is not None:
+                lock.serve(run_id, str(deployment_id))
+
+        plans = plan_runs(checked, pseudonyms, lock.token, watcher.get(), serve)
         while (planned := await in_thread(stop, next, plans, None)) is not None:
+            outage.end()
             rate: float | None = None
-            if job.deployment:
+            if deployment_id is not None:
                 with watcher.get().begin(planned) as progress:
-                    rate = (await dispatch_shards(planned, progress, check)).pairs_per_second
+                    rate = (await dispatch_shards(planned, progress, check, outage)).pairs_per_second
             else:
                 prior = await asyncio.to_thread(open_prior, job, checked.identity)
                 await in_thread(stop, fuse_here, planned, prior, watcher.get(), PREFECT_STAGES, check)

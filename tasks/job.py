@@ -178,7 +178,8 @@ class Job(BaseModel):
     window: int | None = Field(
         None,
         ge=1,
-        description="Shards at a time on the work pool. Default: one more than its online workers, or than its limit.",
+        description="Shards at a time on the work pool. Default: one more than its limit or, without one, than its "
+        "online workers; five on Kubernetes and ECS, whose workers start any number of machines.",
     )
     fingerprint: Literal["stat", "content"] = Field(
         "stat",
