@@ -37,20 +37,60 @@ class DeviceUse:
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.monotonic) -> None:
         self._device = device
-        self._clock = clock
-        self._looked_at = clock()
-        self._busy_s = _cpu_seconds()
+        self._since_line, self._since_sample = _Cores(clock), _Cores(clock)
+        self._samples = 0
+        self._sum = self._most = 0.0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
+    def sample(self) -> None:
+        """Note the utilisation for :meth:`summary`; for moments at which the device has just worked."""
+        used = self._utilisation(self._since_sample)
+        if used is not None:
+            self._samples += 1
+            self._sum += used
+            self._most = max(self._most, used)
+
     def line(self) -> str:
-        """Both in words: ``memory 3.1 GiB (peak 3.4 of 79.1), utilisation 93 %``."""
+        """Both as they are, in words: ``memory 3.10 GiB (peak 3.40 of 79.1), utilisation 93 %``."""
+        used = self._utilisation(self._since_line)
+        return f"{self._memory()}, {'utilisation unknown' if used is None else self._in_words(used)}"
+
+    def summary(self) -> str:
+        """Both as they were, in words: ``memory ..., utilisation 93 % on average, 99 % at most``."""
+        if not self._samples:
+            return self.line()
+        return f"{self._memory()}, {self._in_words(self._sum / self._samples, self._most)}"
+
+    def _memory(self) -> str:
         if self._device.type == "cuda":
-            return f"{_gpu_memory(self._device)}, {_gpu_utilisation(self._device)}"
+            return _gpu_memory(self._device)
+        return f"memory {_resident() / _GIB:.2f} GiB (peak {_peak() / _GIB:.2f})"
+
+    def _utilisation(self, cores: _Cores) -> float | None:
+        return _gpu_utilisation(self._device) if self._device.type == "cuda" else cores.busy()
+
+    def _in_words(self, used: float, most: float | None = None) -> str:
+        if self._device.type == "cuda":
+            return f"utilisation {used:.0f} %" + ("" if most is None else f" on average, {most:.0f} % at most")
+        return f"{used:.1f} cores busy" + ("" if most is None else f" on average, {most:.1f} at most")
+
+
+class _Cores:
+    """Cores that this process keeps busy, from one look to the next."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._looked_at, self._busy_s = clock(), _cpu_seconds()
+
+    def busy(self) -> float | None:
+        """Since the last look, on average; None when no time has passed."""
         now, busy_s = self._clock(), _cpu_seconds()
-        cores = (busy_s - self._busy_s) / (now - self._looked_at) if now > self._looked_at else 0.0
+        if now <= self._looked_at:
+            return None
+        cores = (busy_s - self._busy_s) / (now - self._looked_at)
         self._looked_at, self._busy_s = now, busy_s
-        return f"memory {_resident() / _GIB:.2f} GiB (peak {_peak() / _GIB:.2f}), {cores:.1f} cores busy"
+        return cores
 
 
 def _gpu_memory(device: torch.device) -> str:
@@ -59,12 +99,13 @@ def _gpu_memory(device: torch.device) -> str:
     return f"memory {used / _GIB:.2f} GiB (peak {peak / _GIB:.2f} of {total / _GIB:.1f})"
 
 
-def _gpu_utilisation(device: torch.device) -> str:
+def _gpu_utilisation(device: torch.device) -> float | None:
+    """Per cent of the last second; None where the driver does not say."""
     try:
-        return f"utilisation {torch.cuda.utilization(device)} %"
+        return float(torch.cuda.utilization(device))
     except (NVMLError, ModuleNotFoundError, RuntimeError):
         # A card in slices, another maker's, a driver without the counter: a log line is no reason to stop.
-        return "utilisation unknown"
+        return None
 
 
 def _cpu_seconds() -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -17,8 +17,21 @@ from prefect.client.schemas.objects import FlowRun
 
 from flows.fuse_archive import PlannedRun
 from flows.fuse_shard import shard_chunks
-from flows.shard_runs import ShardOrder, died_of_memory, is_over, look, recall, send, window_of
-from flows.storage_pause import sit_out
+from flows.heartbeat import duration
+from flows.shard_runs import (
+    PoolView,
+    ShardOrder,
+    call_off,
+    died_of_memory,
+    is_over,
+    is_stranded,
+    look,
+    look_at_pool,
+    recall,
+    send,
+    write_off,
+)
+from flows.storage_pause import Outage, sit_out
 from tasks.chunk import Progress
 from tasks.lock import LockLostError
 
@@ -29,8 +42,11 @@ TRIES: Final = 4
 
 POLL_S: Final = 2.0
 
-WINDOW_S: Final = 30.0
+LOOK_AT_POOL_S: Final = 30.0
 """Seconds after which the size of the pool is looked up again: workers come and go."""
+
+ENDING_S: Final = 120.0
+"""Seconds in which a flow run that is to end does; a worker kills one after thirty."""
 
 RECALL_S: Final = 20.0
 """Seconds for children to end before the lock is given back; a cancelled parent is killed after thirty."""
@@ -45,7 +61,7 @@ class Dispatched:
     """What the flow runs of shards came to.
 
     Attributes:
-        pairs: of the shards that one flow run did from start to end.
+        pairs: to fuse of the shards that one flow run did from start to end.
         seconds: that those flow runs took together.
     """
 
@@ -63,39 +79,52 @@ class _Shard:
     """A shard on its way.
 
     Attributes:
-        pairs: that had no rows when it was first sent, in ``chunks`` chunks.
+        pairs: that had no rows when it was first sent; ``to_fuse`` of them are more than a row with a code.
         left: chunks without rows when it was last looked at.
         number: flow runs so far, those of earlier parents included.
         tries: of these, how many of this parent ended in a row without a commit.
         shrink: how many of them ended for want of memory.
+        state_id: of the state that its flow run was last seen in, since ``state_at``.
+        lost: why its flow run was called off, "" where it was not.
+        excused: whether that says nothing against the shard or the pool.
     """
 
     shard_id: str
     pairs: int = 0
+    to_fuse: int = 0
     left: int = 0
     number: int = 0
     tries: int = 0
     shrink: int = 0
+    state_id: UUID | None = None
+    state_at: float = 0.0
+    lost: str = ""
+    excused: bool = False
 
 
-async def dispatch_shards(planned: PlannedRun, progress: Progress, check: Callable[[], None]) -> Dispatched:
+async def dispatch_shards(
+    planned: PlannedRun, progress: Progress, check: Callable[[], None], outage: Outage
+) -> Dispatched:
     """Run every shard of ``planned`` as flow runs of the job's deployment, a window of them at a time.
 
     A shard is done when its rows are there, whatever the state of its flow run says. One that ended without them is
     sent again and goes on after the chunks that it committed, until ``TRIES`` flow runs in a row committed nothing;
-    after an end for want of memory with less in memory at a time. A store or a server that is out of reach is waited
-    for. When the dispatch itself ends before its time, by an error or because the run is cancelled, it cancels the
-    flow runs that are still at work and sees them end.
+    after an end for want of memory with less in memory at a time. One that a worker took and that does not begin is
+    called off and sent again, too. A store or a server that is out of reach is waited for. When the dispatch itself
+    ends before its time, by an error or because the run is cancelled, it cancels the flow runs that are still at work
+    and sees them end.
 
     Args:
         planned: the run.
         progress: told of each shard that is complete.
         check: called before each flow run that is sent; what it raises ends the dispatch.
+        outage: of the store; one that it calls too long is not waited for by those who know the same one.
 
     Raises:
         DispatchError: names the shards that did not complete.
+        ConfigurationError: the deployment, or its work pool, is gone.
     """
-    dispatch = _Dispatch(planned, progress, check)
+    dispatch = _Dispatch(planned, progress, check, outage)
     try:
         return await dispatch.run()
     except LockLostError:
@@ -109,17 +138,18 @@ async def dispatch_shards(planned: PlannedRun, progress: Progress, check: Callab
 class _Dispatch:
     """The shards that wait, those at work, and what became of the others."""
 
-    def __init__(self, planned: PlannedRun, progress: Progress, check: Callable[[], None]) -> None:
+    def __init__(self, planned: PlannedRun, progress: Progress, check: Callable[[], None], outage: Outage) -> None:
         self._planned = planned
         self._settings = planned.settings
         self._progress = progress
         self._check = check
-        self._began = datetime.now(UTC)
+        self._outage = outage
         self._waiting = deque(_Shard(shard_id) for shard_id in planned.shard_ids)
         self._at_work: dict[UUID, _Shard] = {}
         self._lost: list[str] = []
-        self._window = 0
-        self._window_at = 0.0
+        self._pool = PoolView(window=0, begin_s=0.0)
+        self._pool_at = -math.inf
+        self._committed_at = -math.inf
         self._pairs = 0
         self._seconds = 0.0
 
@@ -144,16 +174,17 @@ class _Dispatch:
             await recall(list(self._at_work), RECALL_S, POLL_S)
 
     async def _fill_window(self) -> None:
-        if not self._window or time.monotonic() - self._window_at > WINDOW_S:
-            self._window, self._window_at = await window_of(self._settings.job), time.monotonic()
-        while self._waiting and len(self._at_work) < self._window:
+        if time.monotonic() - self._pool_at > LOOK_AT_POOL_S:
+            self._pool, self._pool_at = await look_at_pool(self._settings.job), time.monotonic()
+        while self._waiting and len(self._at_work) < self._pool.window:
             await self._send(self._waiting.popleft())
 
     async def _send(self, shard: _Shard) -> None:
         if not shard.number:
-            chunks = await sit_out(shard_chunks, self._settings, shard.shard_id)
-            shard.pairs, shard.left = sum(len(chunk.rows) for chunk in chunks), len(chunks)
-        await sit_out(self._check)
+            chunks = await sit_out(self._outage, shard_chunks, self._settings, shard.shard_id)
+            rows = [row for chunk in chunks for row in chunk.rows]
+            shard.pairs, shard.to_fuse, shard.left = len(rows), sum(row.code is None for row in rows), len(chunks)
+        await sit_out(self._outage, self._check)
         shard.number += 1
         child = await send(self._settings, ShardOrder(shard.shard_id, shard.number, shard.shrink))
         self._at_work[child.id] = shard
@@ -167,31 +198,62 @@ class _Dispatch:
             child = found.get(run_id)
             if child is None:
                 shard = self._at_work.pop(run_id)
-                await self._send_again(shard, "its flow run was deleted", ours=True)
+                await self._send_again(shard, "its flow run was deleted", counts=True)
             elif is_over(child):
                 await self._settle(child)
+            else:
+                await self._see_on(child)
+
+    async def _see_on(self, child: FlowRun) -> None:
+        """See that a flow run does not stand for ever in a state that nobody takes it out of.
+
+        Before a flow run begins it has no heartbeat that anybody could miss, and one that is to end must not be called
+        crashed: a worker or a machine that goes away then leaves it where it is.
+        """
+        shard, state, now = self._at_work[child.id], child.state, time.monotonic()
+        if state is None:
+            return
+        if state.id != shard.state_id:
+            shard.state_id, shard.state_at = state.id, now
+        stood = now - shard.state_at
+        if is_stranded(child):
+            shard.lost, shard.excused = "its work queue was deleted", True
+            await call_off(child.id, "Its work queue was deleted.")
+        elif state.is_pending() and stood > self._pool.begin_s:
+            shard.lost = f"taken by a worker, but not begun in {duration(stood)}"
+            # Where others get on, it waited for its turn, and has nothing to do with it.
+            shard.excused = self._committed_at > shard.state_at
+            await call_off(child.id, f"Not begun in {duration(stood)}; its shard is sent again.")
+        elif state.is_cancelling() and stood > ENDING_S:
+            await write_off(child.id)
 
     async def _settle(self, child: FlowRun) -> None:
         """What became of a shard by its rows: the state of a flow run may look better or worse than its work was."""
         shard = self._at_work.pop(child.id)
-        left = len(await sit_out(shard_chunks, self._settings, shard.shard_id))
+        left = len(await sit_out(self._outage, shard_chunks, self._settings, shard.shard_id))
         state = child.state
         assert state is not None  # noqa: S101 - it is over
+        # By the token, not by the time: the clock of the server is another one.
+        is_ours = child.parameters.get("token") == self._settings.token
+        if left < shard.left:
+            self._committed_at = time.monotonic()
         if not left:
             self._progress.fused(shard.pairs)
-            if shard.number == 1 and state.is_completed():
-                self._pairs += shard.pairs
+            # Rows with a code take no time, and would make the shards of later runs too large.
+            if is_ours and shard.number == 1 and state.is_completed() and shard.to_fuse:
+                self._pairs += shard.to_fuse
                 self._seconds += child.total_run_time.total_seconds()
             return
         if left < shard.left:
             shard.left, shard.tries = left, 0
         shard.shrink += died_of_memory(state)
-        ended = "Completed without all rows" if state.is_completed() else state.name or "ended"
+        ended = "Completed without all rows" if state.is_completed() else shard.lost or state.name or "ended"
         # Flow runs of an earlier parent that ended badly are not held against this one.
-        await self._send_again(shard, ended, ours=child.created is None or child.created >= self._began)
+        await self._send_again(shard, ended, counts=is_ours and not shard.excused)
 
-    async def _send_again(self, shard: _Shard, ended: str, ours: bool) -> None:
-        shard.tries += ours
+    async def _send_again(self, shard: _Shard, ended: str, counts: bool) -> None:
+        shard.tries += counts
+        shard.lost, shard.excused = "", False
         less = f", with less in memory ({shard.shrink})" if shard.shrink else ""
         if shard.tries < TRIES:
             logger.warning("shard %s: %s; sent again%s", shard.shard_id, ended, less)

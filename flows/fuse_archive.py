@@ -151,7 +151,13 @@ def check_inputs(job: Job) -> CheckedJob:
     return CheckedJob(settle_kind(job), identity)
 
 
-def plan_runs(checked: CheckedJob, pseudonyms: Pseudonyms | None, token: int, watcher: Watcher) -> Iterator[PlannedRun]:
+def plan_runs(
+    checked: CheckedJob,
+    pseudonyms: Pseudonyms | None,
+    token: int,
+    watcher: Watcher,
+    serve: Callable[[str], None] = lambda _: None,
+) -> Iterator[PlannedRun]:
     """First the run that was left unfinished under these settings, if any, then a new one for what else needs work.
 
     The second is planned when the caller asks for it, after the first is finished, so that it sees its rows.
@@ -161,6 +167,7 @@ def plan_runs(checked: CheckedJob, pseudonyms: Pseudonyms | None, token: int, wa
         pseudonyms: needed where the job's ``needs_pseudonyms``.
         token: of the lock that the caller holds on the destination.
         watcher: told what the index came to.
+        serve: called with the id of each run before anything of it is read, planned or written.
 
     Raises:
         ConfigurationError: the sources cannot be used as the job names them.
@@ -172,12 +179,14 @@ def plan_runs(checked: CheckedJob, pseudonyms: Pseudonyms | None, token: int, wa
     settings = new_settings(checked, token)
     left = run_to_resume(settings)
     if left is not None:
+        serve(left.run.run_id)
         _sweep(left.run.dest)
         # Workers on other machines read the job there.
         write_settings(left)
         yield _pending(left, resumed=True)
         # What was just tried again is not tried once more, and the next run comes after the one that was resumed.
         settings = replace(new_settings(checked, token), job=job.model_copy(update={"retry": ()}))
+    serve(settings.run.run_id)
     with scratch_folder() as scratch:
         archive = index_archive(job, scratch, pseudonyms, keep_headers=True)
         planned = plan_new(settings, archive, scratch, just_ended=left.run.run_id if left is not None else "")
@@ -312,7 +321,7 @@ def finish(planned: PlannedRun, pairs_per_second: float | None = None) -> RunSum
 
     Args:
         planned: the run.
-        pairs_per_second: of one flow run of a shard, where there were any that say.
+        pairs_per_second: of one flow run of a shard, where there were any that say; a run of this process says itself.
 
     Raises:
         ReconcileError: rows are missing or double; the run stays open.
@@ -329,6 +338,8 @@ def finish(planned: PlannedRun, pairs_per_second: float | None = None) -> RunSum
         time.monotonic() - planned.began,
         retries_made() - planned.retries_before,
     )
+    if planned.settings.job.deployment is None and not planned.resumed and summary.count(Status.OK):
+        pairs_per_second = summary.count(Status.OK) / summary.seconds
     finish_run(
         run,
         {

@@ -5,11 +5,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from tasks.codes import Status
 from tasks.rows import ResultRow
 
 INTERVAL_S = 30.0
+
+
+class DeviceWords(Protocol):
+    """What is made of a device, such as :class:`flows.device_use.DeviceUse` tells."""
+
+    def line(self) -> str:
+        """Now."""
+
+    def summary(self) -> str:
+        """All the time."""
 
 
 class Heartbeat:
@@ -18,11 +29,11 @@ class Heartbeat:
     Args:
         pairs: to do in all.
         clock: seconds, such as ``time.monotonic``.
-        device: says what is made of the device; asked for each line.
+        device: says what is made of the device, where this process has one.
     """
 
     def __init__(
-        self, pairs: int, clock: Callable[[], float] = time.monotonic, device: Callable[[], str] | None = None
+        self, pairs: int, clock: Callable[[], float] = time.monotonic, device: DeviceWords | None = None
     ) -> None:
         self.pairs = pairs
         self.device = device
@@ -49,23 +60,19 @@ class Heartbeat:
         seconds = self.clock() - self._began
         rate = self.done / seconds if seconds else 0.0
         left = duration((self.pairs - self.done) / rate) if rate else "unknown time"
+        device = "" if self.device is None else f", {self.device.line()}"
         queues = "" if self.queues is None else ", chunks read ahead {}, to publish {}".format(*self.queues)
         return (
             f"{round(self.done, 1):g} of {self.pairs} pairs, {rate:.2f} pairs/s, {left} left"
-            f"{queues}{self._device_note()}{self.problem_note()}"
+            f"{queues}{device}{self.problem_note()}"
         )
 
     def summary(self) -> str:
         """Pairs done, seconds, rate, device, and problems; for the end."""
         seconds = self.clock() - self._began
         rate = self.done / seconds if seconds else 0.0
-        return (
-            f"{round(self.done, 1):g} pairs in {duration(seconds)}, {rate:.2f} pairs/s"
-            f"{self._device_note()}{self.problem_note()}"
-        )
-
-    def _device_note(self) -> str:
-        return f", {self.device()}" if self.device is not None else ""
+        device = "" if self.device is None else f", {self.device.summary()}"
+        return f"{round(self.done, 1):g} pairs in {duration(seconds)}, {rate:.2f} pairs/s{device}{self.problem_note()}"
 
     def problem_note(self) -> str:
         """Counts of what was not fused, with a comma before each."""

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 from prefect import flow, task
@@ -42,6 +43,7 @@ from flows.run_log import run_log
 from flows.shard_runs import check_deployment
 from flows.stop import StopSignal, in_thread
 from flows.storage_pause import Outage
+from tasks.borrowed_lock import BorrowedLock
 from tasks.chunk import Chunk, Progress, fuse_chunk, publish_chunk, read_chunk
 from tasks.evaluation.datasets import DataSet
 from tasks.evaluation.evaluation import Evaluation
@@ -50,7 +52,7 @@ from tasks.evaluation.stretched import Twin
 from tasks.evaluation.tables import tables_text
 from tasks.isolate import fuse_isolated
 from tasks.job import Job, Place
-from tasks.lock import BorrowedLock, hold
+from tasks.lock import hold
 from tasks.overview import overview
 from tasks.plan import PlanCounts
 from tasks.report.page import summary_markdown
@@ -81,16 +83,20 @@ class LogProgress:
 
     Args:
         pairs: to do in all.
-        device: says what is made of the device, where this process has one.
+        device: of this process, where it has one.
     """
 
-    def __init__(self, pairs: int, device: Callable[[], str] | None = None) -> None:
+    def __init__(self, pairs: int, device: DeviceUse | None = None) -> None:
         self.heartbeat = Heartbeat(pairs, device=device)
+        self.device = device
         self.lock = threading.Lock()
 
     def fused(self, pairs: float) -> None:
         """``pairs`` more pairs left the network."""
         with self.lock:
+            if self.device is not None:
+                # Now, and not at the end: then the last chunk is being published, and the device has nothing to do.
+                self.device.sample()
             self.heartbeat.done += pairs
             if self.heartbeat.is_due():
                 logger.info("%s", self.heartbeat.line())
@@ -168,8 +174,7 @@ async def fuse_archive(job: Job) -> State[None]:
     be reached or a row is missing.
     """
     await load_places(job.places)
-    if job.deployment:
-        await check_deployment(job)
+    deployment_id = await check_deployment(job) if job.deployment else None
     summaries: list[RunSummary] = []
     outage = Outage()
     # One that was started again after a crash finds the lock of the process that is gone.
@@ -177,7 +182,7 @@ async def fuse_archive(job: Job) -> State[None]:
     with _log_of_run():
         while True:
             try:
-                await _fuse_all(job, summaries, wait)
+                await _fuse_all(job, deployment_id, summaries, wait, outage)
                 break
             except StorageError as error:
                 # On a terminal somebody reads the sentence, and can give the command again.
@@ -195,25 +200,36 @@ def _log_of_run() -> AbstractContextManager[None]:
     return run_log() if isinstance(watcher.get(), LogWatcher) else nullcontext()
 
 
-async def _fuse_all(job: Job, summaries: list[RunSummary], wait: bool) -> None:
-    """Plan and fuse; ``summaries`` gets that of each run that is finished."""
+async def _fuse_all(
+    job: Job, deployment_id: UUID | None, summaries: list[RunSummary], wait: bool, outage: Outage
+) -> None:
+    """Plan and fuse, here or by flow runs of a deployment; ``summaries`` gets that of each run that is finished.
+
+    ``outage`` is that of the caller, who asks it whether to begin again: a store is waited for once.
+    """
     checked = await asyncio.to_thread(check_inputs, job)
     pseudonyms = await load_secret(checked.job)
     stop = StopSignal()
     with ExitStack() as stack:
-        holding = hold(absolute(job.out), wait, check=stop.check)
+        # Shards that a dead parent had sent out go on under this one, when it goes on with their run.
+        holding = hold(absolute(job.out), wait, check=stop.check, takes_over_work=deployment_id is not None)
         lock = await in_thread(stop, stack.enter_context, holding)
 
         def check() -> None:
             stop.check()
             lock.check()
 
-        plans = plan_runs(checked, pseudonyms, lock.token, watcher.get())
+        def serve(run_id: str) -> None:
+            if deployment_id is not None:
+                lock.serve(run_id, str(deployment_id))
+
+        plans = plan_runs(checked, pseudonyms, lock.token, watcher.get(), serve)
         while (planned := await in_thread(stop, next, plans, None)) is not None:
+            outage.end()
             rate: float | None = None
-            if job.deployment:
+            if deployment_id is not None:
                 with watcher.get().begin(planned) as progress:
-                    rate = (await dispatch_shards(planned, progress, check)).pairs_per_second
+                    rate = (await dispatch_shards(planned, progress, check, outage)).pairs_per_second
             else:
                 prior = await asyncio.to_thread(open_prior, job, checked.identity)
                 await in_thread(stop, fuse_here, planned, prior, watcher.get(), PREFECT_STAGES, check)
@@ -239,7 +255,7 @@ async def fuse_shard(
         dest: destination of the run, as this machine reaches it.
         run_id: its folder below DEST/_ddfm/runs.
         shard_id: as in its manifest.
-        token: of the lock that the parent holds on the destination.
+        token: of the lock that the parent held on the destination when it sent this.
         places: of the job, by which the destination is reached.
         shrink: earlier flow runs of this shard that ended for want of memory.
 
@@ -261,7 +277,7 @@ async def _fuse_shard(
     pairs = sum(len(chunk.rows) for chunk in chunks)
     if chunks:
         prior = await asyncio.to_thread(open_prior, settings.job, settings.prior_sha256)
-        stop, lock = StopSignal(), BorrowedLock(dest, token)
+        stop, lock = StopSignal(), BorrowedLock(dest, token, run_id)
 
         def check() -> None:
             stop.check()
@@ -272,7 +288,7 @@ async def _fuse_shard(
 
 
 def _fuse_chunks(settings: RunSettings, chunks: Sequence[Chunk], prior: Prior, check: Callable[[], None]) -> None:
-    progress = LogProgress(sum(len(chunk.rows) for chunk in chunks), DeviceUse(prior.device).line)
+    progress = LogProgress(sum(len(chunk.rows) for chunk in chunks), DeviceUse(prior.device))
     calm, suspects = divide(settings, chunks)
     run_chunks(calm, settings, prior, progress, PREFECT_STAGES, check)
     run_suspects(suspects, settings, prior, progress, PREFECT_STAGES, check)

@@ -16,12 +16,14 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.context import FlowRunContext
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling
 
 from tasks.codes import ConfigurationError
 from tasks.job import Job
@@ -35,13 +37,27 @@ PATIENCE_S: Final = 900.0
 ELASTIC_SHARDS: Final = 4
 """Shards at a time on a pool that starts machines by itself and has no limit."""
 
+ON_WORKERS_MACHINE: Final = ("process", "docker")
+"""Types of pools whose flow runs live where their worker does; its ``--limit`` says how many at a time."""
+
+BEGIN_S: Final = {"process": 300.0}
+"""Seconds from a worker's taking a flow run to its beginning; an interpreter and the libraries take some five."""
+
+BEGIN_ELSEWHERE_S: Final = 1200.0
+"""The same on other pools, where an image is fetched and a machine may be started first."""
+
+DEFAULT_QUEUE: Final = "default"
+"""The queue that Prefect gives to each pool, and to who asks for none."""
+
 _PAUSE_S: Final = 5.0
 _RUNS_PER_REQUEST: Final = 200
 _SERVER_FAULT: Final = 500
 
 _MEMORY: Final = re.compile(
     # What a process worker, a container and Python say. A process killed by hand looks alike; shrinking is harmless.
-    r"status code:? (-9|137)\b|OOMKilled|out of memory|OutOfMemory|MemoryError|allocate memory",
+    r"status code:? (-9|137)\b|out of memory|OutOfMemory|MemoryError|allocate memory"
+    # All that the workers of Kubernetes and ECS say of a container that ended badly, whatever it was.
+    r"|No active or succeeded pods|stopped with a non-zero exit code",
     re.IGNORECASE,
 )
 
@@ -63,15 +79,21 @@ class ShardOrder:
 
 
 async def send(settings: RunSettings, order: ShardOrder) -> FlowRun:
-    """The flow run of an order: a new one, or the one that an earlier parent sent under the same number.
+    """The flow run of an order: a new one, or the one that an earlier parent sent there under the same number.
+
+    It comes into the queue that has the name of this flow run's own queue, where the pool has such a one.
 
     Raises:
+        ConfigurationError: the deployment, or its work pool, is gone.
         httpx.HTTPError: the server refuses, or has not answered for ``PATIENCE_S``.
     """
 
     async def ask() -> FlowRun:
+        async with get_client() as client:
+            deployment = await _deployment_of(client, settings.job)
+            queue = await _queue_in(client, deployment.work_pool_name or "")
         return await arun_deployment(
-            settings.job.deployment or "",
+            deployment.id,
             parameters={
                 "dest": settings.run.dest,
                 "run_id": settings.run.run_id,
@@ -81,8 +103,10 @@ async def send(settings: RunSettings, order: ShardOrder) -> FlowRun:
                 "shrink": order.shrink,
             },
             flow_run_name=f"{settings.run.run_id} {order.shard_id}",
-            # A parent that was killed and begun again finds the child that still works on the shard.
-            idempotency_key=f"{settings.run.run_id}-{order.shard_id}-{order.number}",
+            # A parent that was killed and begun again finds the child that still works on the shard. The key counts for
+            # all deployments of a flow: without the id, one of another pool would be found as well.
+            idempotency_key=f"{settings.run.run_id}-{deployment.id}-{order.shard_id}-{order.number}",
+            work_queue_name=queue,
             timeout=0,
         )
 
@@ -112,65 +136,119 @@ async def recall(ids: Sequence[UUID], wait_s: float, poll_s: float) -> None:
     """Cancel these flow runs and see them end, for ``wait_s`` seconds at most."""
     deadline = time.monotonic() + wait_s
     for run_id in ids:
-
-        async def ask(wanted: UUID = run_id) -> None:
-            # One that somebody deleted must not keep the others from being cancelled.
-            with suppress(ObjectNotFound):
-                async with get_client() as client:
-                    await client.set_flow_run_state(wanted, Cancelling(message="The run of the archive was ended."))
-
-        await _answer(ask)
+        await call_off(run_id, "The run of the archive was ended.")
     while any(not is_over(child) for child in await look(ids)) and time.monotonic() < deadline:
         await asyncio.sleep(poll_s)
 
 
-async def check_deployment(job: Job) -> None:
-    """Stop a job whose shards would have nowhere to go, before any work.
+async def call_off(run_id: UUID, why: str) -> None:
+    """Ask for the end of a flow run: it cannot begin any more, and its worker, if that lives, ends what has begun.
+
+    Cancelled would not do: from there the server lets a flow run begin after all, from Cancelling it does not.
+    """
+    await _set_state(run_id, Cancelling(message=why))
+
+
+async def write_off(run_id: UUID) -> None:
+    """End a flow run that was called off and that nobody ends; a worker that takes it now leaves it alone."""
+    await _set_state(run_id, Cancelled(message="No worker ended it."))
+
+
+async def _set_state(run_id: UUID, state: State) -> None:
+    async def ask() -> None:
+        # One that somebody deleted must not keep the others from being cancelled.
+        with suppress(ObjectNotFound):
+            async with get_client() as client:
+                await client.set_flow_run_state(run_id, state)
+
+    await _answer(ask)
+
+
+async def check_deployment(job: Job) -> UUID:
+    """Stop a job whose shards would have nowhere to go, before any work; the id of its deployment.
 
     Raises:
         ConfigurationError: the server has no such deployment, or one without a work pool.
     """
-    name = job.deployment or ""
     async with get_client() as client:
-        try:
-            deployment = await client.read_deployment_by_name(name)
-        except ObjectNotFound as error:
-            raise ConfigurationError(
-                f"deployment: the Prefect server has no {name}; create it with `prefect deploy --all`"
-            ) from error
+        return (await _deployment_of(client, job)).id
+
+
+async def _deployment_of(client: PrefectClient, job: Job) -> DeploymentResponse:
+    name = job.deployment or ""
+    try:
+        deployment = await client.read_deployment_by_name(name)
+    except ObjectNotFound as error:
+        raise ConfigurationError(
+            f"deployment: the Prefect server has no {name}; create it with `prefect deploy --all`"
+        ) from error
     if deployment.work_pool_name is None:
         raise ConfigurationError(f"deployment: {name} has no work pool, so that no worker would run its shards")
+    return deployment
 
 
-async def window_of(job: Job) -> int:
-    """Shards to keep on the pool at a time.
+async def _queue_in(client: PrefectClient, pool: str) -> str | None:
+    """The queue of a pool that shards of this flow run belong into; None for the deployment's own."""
+    context = FlowRunContext.get()
+    name = context.flow_run.work_queue_name if context is not None and context.flow_run is not None else None
+    if name in (None, DEFAULT_QUEUE):
+        return None
+    try:
+        # The server would create one that is missing, which no worker may look at.
+        return (await client.read_work_queue_by_name(name, work_pool_name=pool)).name
+    except ObjectNotFound:
+        return None
 
-    What the job says; else one for each that the pool can run, by its limit or by its online workers, and one more,
-    which waits so that no worker does.
+
+@dataclass(frozen=True)
+class PoolView:
+    """What a dispatch goes by of its work pool.
+
+    Attributes:
+        window: shards to keep on it at a time.
+        begin_s: seconds in which a flow run that a worker has taken should have begun.
+    """
+
+    window: int
+    begin_s: float
+
+
+async def look_at_pool(job: Job) -> PoolView:
+    """The job's work pool as it is now.
+
+    The window is what the job says; else one shard for each that the pool can run, by its limit or by its online
+    workers, and one more, which waits so that no worker does.
 
     Raises:
+        ConfigurationError: the deployment, or its work pool, is gone.
         httpx.HTTPError: as :func:`send`.
     """
-    if job.window is not None:
-        return job.window
 
-    async def ask() -> int:
+    async def ask() -> PoolView:
         async with get_client() as client:
-            deployment = await client.read_deployment_by_name(job.deployment or "")
-            pool = await client.read_work_pool(deployment.work_pool_name or "")
-            if pool.concurrency_limit is not None:
-                return max(1, pool.concurrency_limit)
-            if pool.type != "process":
-                return ELASTIC_SHARDS
-            workers = await client.read_workers_for_work_pool(pool.name)
-            return max(1, sum(worker.status == WorkerStatus.ONLINE for worker in workers))
+            pool = await client.read_work_pool((await _deployment_of(client, job)).work_pool_name or "")
+            if job.window is not None:
+                window = job.window
+            elif pool.concurrency_limit is not None:
+                window = max(1, pool.concurrency_limit) + 1
+            elif pool.type in ON_WORKERS_MACHINE:
+                workers = await client.read_workers_for_work_pool(pool.name)
+                window = max(1, sum(worker.status == WorkerStatus.ONLINE for worker in workers)) + 1
+            else:
+                window = ELASTIC_SHARDS + 1
+            return PoolView(window, BEGIN_S.get(pool.type, BEGIN_ELSEWHERE_S))
 
-    return await _answer(ask) + 1
+    return await _answer(ask)
 
 
 def is_over(child: FlowRun) -> bool:
     """Whether it is in a state that it does not leave by itself."""
     return child.state is not None and child.state.is_final()
+
+
+def is_stranded(child: FlowRun) -> bool:
+    """Whether it waits in a queue that was deleted, where no worker looks."""
+    return child.state is not None and child.state.is_scheduled() and child.work_queue_id is None
 
 
 def died_of_memory(state: State) -> bool:

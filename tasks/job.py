@@ -155,7 +155,7 @@ class Job(BaseModel):
         None,
         ge=1,
         description="Pairs per dispatched flow run. Default: what took ten minutes at the rate of the last runs with "
-        "these settings; 256 where there are none.",
+        "these settings, there or else in one process; 256 where there are none.",
     )
     readers: int = Field(
         8, ge=1, le=64,
@@ -178,7 +178,8 @@ class Job(BaseModel):
     window: int | None = Field(
         None,
         ge=1,
-        description="Shards at a time on the work pool. Default: one more than its online workers, or than its limit.",
+        description="Shards at a time on the work pool. Default: one more than its limit or, without one, than its "
+        "online workers; five on Kubernetes and ECS, whose workers start any number of machines.",
     )
     fingerprint: Literal["stat", "content"] = Field(
         "stat",

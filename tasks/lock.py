@@ -5,7 +5,9 @@ a heartbeat, a counter in the file. A holder that died on this machine is taken 
 heartbeat has stood still for ``stale_s`` as the next one watches it. Clocks of machines are never compared.
 
 Each take-over raises the token by one, also after a release, which is why the file is never deleted: a writer with a
-lower token than the file's is one that was given up.
+lower token than the file's is one that was given up. Processes that work for the holder, perhaps on other machines, are
+the exception: the file says which run it works on, and those that a dead holder had sent out for that very run go on
+under the next one. ``tasks.borrowed_lock`` is their side.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -60,6 +62,9 @@ class LockRecord:
         heartbeat_at: when the last one was, by the owner's clock; for people only.
         stale_s: seconds without a sign of life after which the owner itself gives up.
         released: whether it was given back.
+        run_id: the run that is worked on; "" where none is, or the owner sends nobody out for it.
+        sent_to: where the owner sends the shards of that run, such as the id of a deployment.
+        run_token: of the first of the holdings, one after the other, that worked on this run and sent it there.
     """
 
     owner: LockOwner
@@ -69,6 +74,14 @@ class LockRecord:
     heartbeat_at: str
     stale_s: float
     released: bool
+    run_id: str = ""
+    sent_to: str = ""
+    run_token: int = 0
+
+    def accepts(self, token: int, run_id: str) -> bool:
+        """Whether a process that was sent out under ``token`` for a run may go on."""
+        is_of_this_run = bool(run_id) and run_id == self.run_id
+        return token == self.token or (is_of_this_run and self.run_token <= token <= self.token)
 
 
 class DestinationLock:
@@ -97,25 +110,47 @@ class DestinationLock:
             LockLostError: another run took the destination over, or our heartbeats have not arrived for ``stale_s``,
                 so that one may have.
         """
-        if not self._lost and _seconds() - self._alive_at > self._record.stale_s:
+        if not self._lost and wakeful_seconds() - self._alive_at > self._record.stale_s:
             # A machine that slept has silent heartbeats too; one that arrives now proves that nobody took over.
             unwritten: StorageError | None = None
             try:
                 self._beat()
             except StorageError as error:
                 unwritten = error
-            if not self._lost and _seconds() - self._alive_at > self._record.stale_s:
+            if not self._lost and wakeful_seconds() - self._alive_at > self._record.stale_s:
                 raise LockLostError(
                     self.dest,
                     f"the lock's heartbeat could not be written for {self._record.stale_s:g} s",
                     "check the network and the server, then run again",
                 ) from unwritten
         if self._lost:
-            raise _taken_over(self.dest, self.token)
+            raise taken_over(self.dest, self.token)
 
     def start(self) -> None:
         """Begin to write heartbeats."""
         self._thread.start()
+
+    def serve(self, run_id: str, sent_to: str) -> None:
+        """Say which run is worked on, before anything of it is planned or sent.
+
+        Processes that earlier holders sent out stay welcome when they work on this very run, from the same place. All
+        others are not, from their next look at the lock on.
+
+        Args:
+            run_id: the run.
+            sent_to: where its shards are sent; those that another place works on are sent to the new one as well, and
+                must not be done by both.
+
+        Raises:
+            LockLostError: another run took the destination over.
+            StorageError: the lock's file cannot be written.
+        """
+        if (self._record.run_id, self._record.sent_to) == (run_id, sent_to):
+            return
+        if not self._write(lambda record: replace(record, run_id=run_id, sent_to=sent_to, run_token=record.token)):
+            if self._lost:
+                raise taken_over(self.dest, self.token)
+            raise StorageError(self.dest, "its lock changes while it is written", "run again")
 
     def release(self) -> None:
         """Give the lock back, if it is still ours.
@@ -125,7 +160,7 @@ class DestinationLock:
         """
         self._stop.set()
         self._thread.join()
-        self._write(replace(self._record, released=True))
+        self._write(lambda record: replace(record, released=True))
 
     def _keep_beating(self) -> None:
         while not self._lost and not self._stop.wait(self._heartbeat_s):
@@ -135,52 +170,25 @@ class DestinationLock:
                 _log.warning("a heartbeat of the lock was not written: %s", error)
 
     def _beat(self) -> None:
-        self._write(replace(self._record, heartbeat=self._record.heartbeat + 1, heartbeat_at=_now()))
+        self._write(lambda record: replace(record, heartbeat=record.heartbeat + 1, heartbeat_at=_now()))
 
-    def _write(self, record: LockRecord) -> None:
+    def _write(self, change: Callable[[LockRecord], LockRecord]) -> bool:
+        """Whether the file has the change; not where the lock is lost, or others kept writing."""
         with self._beating:
             # Again, because a heartbeat that was given up may still arrive after the next one was begun.
             for _ in range(_WRITES):
-                started = _seconds()
+                started = wakeful_seconds()
                 found = None if self._lost else _read(self.dest)
                 if found is None or not _is_same_holding(found[0], self._record):
                     self._lost = True
-                    return
+                    return False
+                record = change(self._record)
                 if replace_if_unchanged(_lock_uri(self.dest), _to_json(record), found[1]):
                     self._record = record
                     # From before the request: whoever watches the file cannot have seen it earlier.
                     self._alive_at = started
-                    return
-
-
-class BorrowedLock:
-    """The lock of another process, under which this one works, perhaps on another machine.
-
-    Args:
-        dest: the destination.
-        token: of the holding.
-        every_s: the lock's file is read at most so often.
-    """
-
-    def __init__(self, dest: str, token: int, every_s: float = HEARTBEAT_S) -> None:
-        self._dest = dest
-        self._token = token
-        self._every_s = every_s
-        self._guard = threading.Lock()
-        self._looked_at = -every_s
-
-    def check(self) -> None:
-        """Call before each commit.
-
-        Raises:
-            LockLostError: the lock was given back or taken over.
-            StorageError: its file cannot be read.
-        """
-        with self._guard:
-            now = _seconds()
-            if now - self._looked_at >= self._every_s:
-                check_token(self._dest, self._token)
-                self._looked_at = now
+                    return True
+            return False
 
 
 @contextlib.contextmanager
@@ -191,6 +199,7 @@ def hold(
     stale_s: float = STALE_S,
     poll_s: float = POLL_S,
     check: Callable[[], None] = lambda: None,
+    takes_over_work: bool = False,
 ) -> Iterator[DestinationLock]:
     """Hold the lock of a destination.
 
@@ -202,6 +211,8 @@ def hold(
             heartbeats.
         poll_s: seconds between two looks while waiting.
         check: called before each look; what it raises ends the waiting.
+        takes_over_work: what a dead holder had sent out may go on until :meth:`DestinationLock.serve` is called, which
+            the caller promises to do first of all; otherwise it ends with its next look at the lock.
 
     Raises:
         DestinationBusyError: another run holds it, and ``wait`` is false.
@@ -210,7 +221,7 @@ def hold(
     """
     if stale_s < 3 * heartbeat_s:
         raise ValueError(f"stale_s must be at least three heartbeats of {heartbeat_s} s, got {stale_s}")
-    record, taken_at = _take(dest, wait, stale_s, poll_s, check)
+    record, taken_at = _take(dest, wait, stale_s, poll_s, check, takes_over_work)
     lock = DestinationLock(dest, record, heartbeat_s, taken_at)
     lock.start()
     try:
@@ -233,21 +244,8 @@ def read_lock(dest: str) -> LockRecord | None:
     return None if found is None else found[0]
 
 
-def check_token(dest: str, token: int) -> None:
-    """For a process that works under the lock of another, on any machine: whether that lock is still held.
-
-    Raises:
-        LockLostError: it was given back or taken over.
-        StorageError: it cannot be read.
-    """
-    record = read_lock(dest)
-    if record is None or record.token != token:
-        raise _taken_over(dest, token)
-    if record.released:
-        raise LockLostError(dest, f"the run with token {token} gave its lock back", "start this work from a new run")
-
-
-def _taken_over(dest: str, token: int) -> LockLostError:
+def taken_over(dest: str, token: int) -> LockLostError:
+    """What a process learns whose lock another run has now."""
     return LockLostError(
         dest,
         f"another run took it over from the one with token {token}",
@@ -258,15 +256,17 @@ def _taken_over(dest: str, token: int) -> LockLostError:
 # Taking it
 
 
-def _take(dest: str, wait: bool, stale_s: float, poll_s: float, check: Callable[[], None]) -> tuple[LockRecord, float]:
+def _take(
+    dest: str, wait: bool, stale_s: float, poll_s: float, check: Callable[[], None], takes_over_work: bool
+) -> tuple[LockRecord, float]:
     uri = _lock_uri(dest)
     seen: LockRecord | None = None
     seen_at = 0.0
     while True:
         check()
-        started = _seconds()
+        started = wakeful_seconds()
         found = _read(dest)
-        record = _new_record(1 if found is None else found[0].token + 1, stale_s)
+        record = _new_record(None if found is None else found[0], stale_s, takes_over_work)
         if found is None:
             if create_exclusive(uri, _to_json(record)):
                 return record, started
@@ -275,9 +275,9 @@ def _take(dest: str, wait: bool, stale_s: float, poll_s: float, check: Callable[
         if other != seen:
             if seen is None or other.owner != seen.owner:
                 _announce(dest, other, wait)
-            seen, seen_at = other, _seconds()
+            seen, seen_at = other, wakeful_seconds()
         silent_s = max(stale_s, other.stale_s)
-        if other.released or is_dead(other.owner) or _seconds() - seen_at > silent_s:
+        if other.released or is_dead(other.owner) or wakeful_seconds() - seen_at > silent_s:
             if replace_if_unchanged(uri, _to_json(record), version):
                 return record, started
             continue
@@ -300,17 +300,22 @@ def _announce(dest: str, other: LockRecord, wait: bool) -> None:
         _log.info("%s: waiting for process %d on %s, since %s", dest, owner.pid, owner.host, other.since)
 
 
-def _new_record(token: int, stale_s: float) -> LockRecord:
+def _new_record(before: LockRecord | None, stale_s: float, takes_over_work: bool) -> LockRecord:
     now = _now()
-    return LockRecord(this_process(), token, now, 0, now, stale_s, released=False)
+    token = 1 if before is None else before.token + 1
+    record = LockRecord(this_process(), token, now, 0, now, stale_s, released=False)
+    # Who gives a lock back calls back what it sent out.
+    if before is None or before.released or not takes_over_work:
+        return record
+    return replace(record, run_id=before.run_id, sent_to=before.sent_to, run_token=before.run_token)
 
 
 def _is_same_holding(record: LockRecord, ours: LockRecord) -> bool:
     return record.owner.id == ours.owner.id and record.token == ours.token
 
 
-def _seconds() -> float:
-    # Unlike time.monotonic, it goes on while a machine sleeps: others go on too.
+def wakeful_seconds() -> float:
+    """Seconds that go on while a machine sleeps, unlike those of ``time.monotonic``: others go on too."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
@@ -330,8 +335,10 @@ def _read(dest: str) -> tuple[LockRecord, str] | None:
     if found is None:
         return None
     try:
-        fields = json.loads(found[0])
-        return LockRecord(**{**fields, "owner": LockOwner(**fields["owner"])}), found[1]
+        content = json.loads(found[0])
+        # Those of a later version are none of this one's business.
+        known = {field.name: content[field.name] for field in fields(LockRecord) if field.name in content}
+        return LockRecord(**{**known, "owner": LockOwner(**content["owner"])}), found[1]
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
             _lock_uri(dest), f"is not a lock ({error})", "remove it if no run writes to this destination"

@@ -93,7 +93,7 @@ class ResultRow:
 
     Attributes:
         method: the job's name of its configuration; with ``pair_key`` it names the picture.
-        lock_token: of the lock of the destination under which the row was made; a greater one is a later run.
+        lock_token: of the lock of the destination under which the row's process was started; it grows with each holder.
         n_slices: 1 for pictures.
         output_uri: the picture, or the NIfTI file of a volume.
         extra_uris: folders with a derived DICOM series or pictures of slices; ``extra_sha256`` has a hash of each,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from tasks.codes import Status
-from tasks.job import Job
 from tasks.run_folder import list_runs
 from tasks.settings import RunSettings
 from tasks.storage import exists, read_needed
@@ -20,6 +19,9 @@ FIRST_VOLUMES: Final = 8
 """A shard where nothing was measured yet: minutes at a pair a second, which is between a CPU's rate and a GPU's."""
 
 MOST_PAIRS: Final = 65536
+
+_SURE: Final = 8
+"""Times a first shard, which is the largest that the rate of another machine makes."""
 
 LOCAL_PAIRS: Final = 2048
 LOCAL_VOLUMES: Final = 16
@@ -53,7 +55,8 @@ def estimate_seconds(dest: str, pairs: int) -> float | None:
 def shard_pairs(settings: RunSettings) -> int:
     """Pairs, or pairs of volumes, that make a shard of a new run: what the job says, or :data:`SHARD_S` of work.
 
-    The rate is that of single flow runs of the same deployment under the same settings.
+    The rate is that of single flow runs of the same deployment under the same settings; where there are none yet, that
+    of runs under them which no deployment had part in.
 
     Raises:
         StorageError: the destination cannot be read.
@@ -64,28 +67,41 @@ def shard_pairs(settings: RunSettings) -> int:
         return asked
     if job.deployment is None:
         return LOCAL_VOLUMES if job.of_volumes else LOCAL_PAIRS
-    rates: list[float] = [
-        summary["shard_rate"]["pairs_per_second"]
-        for summary in _summaries(settings.run.dest)
-        if summary.get("shard_rate", {}).get("made_with") == _made_with(job, settings.config_hash)
-    ][:_RUNS]
-    if not rates:
-        return FIRST_VOLUMES if job.of_volumes else FIRST_PAIRS
-    pairs = min(sorted(rates)[len(rates) // 2] * SHARD_S, MOST_PAIRS)
+    guess = FIRST_VOLUMES if job.of_volumes else FIRST_PAIRS
+    measured = [summary["shard_rate"] for summary in _summaries(settings.run.dest) if "shard_rate" in summary]
+    if (rate := _rate(measured, _made_with(job.deployment, settings.config_hash))) is not None:
+        pairs = min(rate * SHARD_S, MOST_PAIRS)
+    elif (rate := _rate(measured, _made_with(None, settings.config_hash))) is not None:
+        # Another machine may be a hundred times slower or faster, but so may pictures, steps and prior make the work,
+        # and these are the same. Not without bounds: what is one shard cannot be shared by several workers.
+        pairs = min(rate * SHARD_S, _SURE * guess)
+    else:
+        return guess
     # Whole chunks: a rest would be a chunk with small batches.
     return max(1, round(pairs / settings.chunk_pairs)) * settings.chunk_pairs
 
 
+def _rate(measured: Sequence[Mapping[str, Any]], made_with: str) -> float | None:
+    """Pairs per second: the middle one of the last few."""
+    rates = sorted([float(one["pairs_per_second"]) for one in measured if one["made_with"] == made_with][:_RUNS])
+    return rates[len(rates) // 2] if rates else None
+
+
 def shard_rate(settings: RunSettings, pairs_per_second: float) -> dict[str, object]:
-    """What the summary of a run keeps for :func:`shard_pairs` of later ones."""
+    """What the summary of a run keeps for :func:`shard_pairs` of later ones.
+
+    Args:
+        settings: of the run.
+        pairs_per_second: of one flow run of a shard; of the whole run where there was no deployment.
+    """
     return {
         "pairs_per_second": round(pairs_per_second, 4),
-        "made_with": _made_with(settings.job, settings.config_hash),
+        "made_with": _made_with(settings.job.deployment, settings.config_hash),
     }
 
 
-def _made_with(job: Job, config_hash: str) -> str:
-    return f"{job.deployment} {config_hash}"
+def _made_with(deployment: str | None, config_hash: str) -> str:
+    return f"{deployment} {config_hash}"
 
 
 def _summaries(dest: str) -> Iterator[Mapping[str, Any]]:

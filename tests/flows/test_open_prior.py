@@ -1,6 +1,8 @@
 """The prior of a process: kept between shards, compared with the run's, and told in the log."""
 
 import logging
+import re
+import time
 from itertools import count
 
 import pytest
@@ -42,6 +44,13 @@ def test_a_device_that_is_not_there_is_refused():
         open_prior(job(device="cuda"), prior_sha256("bundled"))
 
 
+def busy(seconds):
+    """Keep one core busy for so much of its time."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
 def test_the_use_of_a_cpu_is_told_in_memory_and_cores():
     seconds = count(100.0, 2.0)
     use = DeviceUse(torch.device("cpu"), clock=lambda: next(seconds))
@@ -52,7 +61,32 @@ def test_the_use_of_a_cpu_is_told_in_memory_and_cores():
     assert describe_device(torch.device("cpu")).startswith("cpu ")
 
 
+def test_the_use_of_a_device_is_summed_up_from_when_it_worked():
+    now = [100.0]
+    use = DeviceUse(torch.device("cpu"), clock=lambda: now[0])
+    assert use.summary().endswith(", utilisation unknown")
+    for seconds in (0.2, 0.6):
+        busy(seconds)
+        now[0] += 1
+        use.sample()
+        # A line between them is none of their business.
+        use.line()
+    use.sample()
+    now[0] += 1000
+    mean, most = re.search(r", (\S+) cores busy on average, (\S+) at most$", use.summary()).groups()
+    assert 0.35 <= float(mean) <= 0.6
+    assert 0.55 <= float(most) <= 0.8
+
+
+class Device:
+    def line(self):
+        return "memory 1 GiB"
+
+    def summary(self):
+        return "memory 2 GiB"
+
+
 def test_a_line_of_progress_tells_what_is_made_of_the_device():
-    heartbeat = Heartbeat(10, lambda: 1.0, device=lambda: "memory 1 GiB")
+    heartbeat = Heartbeat(10, lambda: 1.0, device=Device())
     assert heartbeat.line().endswith("unknown time left, memory 1 GiB")
-    assert heartbeat.summary().endswith("pairs/s, memory 1 GiB")
+    assert heartbeat.summary().endswith("pairs/s, memory 2 GiB")

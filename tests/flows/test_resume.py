@@ -1,6 +1,7 @@
 """Which unfinished run a job goes on with, and what the others leave behind."""
 
 import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tasks.attempts import marked_chunks
 from tasks.current import current_rows
 from tasks.job_file import make_job
 from tasks.run_folder import RunFolder, list_runs, unfinished_run
+from tasks.settings import RunSettings
+from tasks.throughput import shard_pairs
 from tests.archives import job_settings, make_archive, pictures, write_picture
 from tests.runs import SilentWatcher, cut_run
 
@@ -103,3 +106,18 @@ def test_relative_and_absolute_sources_are_the_same(settings, monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     fuse(settings | {"first": "ir", "second": "vi"})
     assert {row["run_id"] for row in rows(settings).values()} == {left.run_id}
+
+
+def test_only_a_run_that_was_done_at_one_go_tells_its_rate(settings, monkeypatch):
+    cut_run(monkeypatch, settings, 1)
+    fuse(settings)
+    fuse(settings | {"seed": 7})
+    resumed, whole = (json.loads(Path(run.summary_uri).read_text()) for run in list_runs(settings["out"]))
+    assert "shard_rate" not in resumed
+    rate = whole["shard_rate"]["pairs_per_second"]
+    assert rate == pytest.approx(6 / whole["seconds"], rel=0.01)
+    # Six hundred seconds of it, or as much as is risked for a machine that is not known.
+    config_hash = next(iter(rows(settings).values()))["config_hash"]
+    job = make_job(settings | {"seed": 7, "deployment": "fuse-shard/gpu"})
+    run = RunFolder(settings["out"], "later")
+    assert shard_pairs(RunSettings(run, job, config_hash, "0" * 64)) == pytest.approx(min(600 * rate, 2048), abs=1)

@@ -1,6 +1,8 @@
 """What is read out of the states of shards' flow runs, and a server that does not answer."""
 
 import asyncio
+from importlib.util import find_spec
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,7 +18,10 @@ from flows.shard_runs import died_of_memory
         ("Flow run infrastructure exited with non-zero status code 137.", True),
         ("Flow run encountered an exception: OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", True),
         ("Flow run encountered an exception: MemoryError: ", True),
-        ("Job reached backoff limit: container terminated: OOMKilled", True),
+        ("No active or succeeded pods found for any job", True),
+        ("The following containers stopped with a non-zero exit code: ['prefect']", True),
+        ("Kubernetes job was deleted", False),
+        ("ECS task failed to start: unknown reason. The capacity provider could not place the task.", False),
         ("No heartbeat for three periods.", False),
         ("Process exited with status code: 1. ", False),
         ("Process exited with status code: -15. ", False),
@@ -28,6 +33,19 @@ def test_an_end_for_want_of_memory_is_known_by_its_message(message, of_memory):
 
     assert died_of_memory(Crashed(message=message)) is of_memory
     assert not died_of_memory(Completed(message=message))
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("prefect_kubernetes.observer", 'else "No active or succeeded pods found for any job"'),
+        ("prefect_aws.observers.ecs", 'f"The following containers stopped with a non-zero "'),
+        ("prefect.runner._flow_run_executor", 'f"Process exited with status code: {exit_code}.'),
+        ("prefect.workers.base", '"Flow run infrastructure exited with non-zero status code"'),
+    ],
+)
+def test_the_workers_say_what_is_looked_for(module, words):
+    assert words in Path(find_spec(module).origin).read_text()
 
 
 class Server:

@@ -18,7 +18,8 @@ import fsspec
 import pytest
 
 from tasks import lock, lock_owner
-from tasks.lock import DestinationBusyError, LockLostError, LockRecord, check_token, hold, read_lock
+from tasks.borrowed_lock import BorrowedLock, check_token
+from tasks.lock import DestinationBusyError, LockLostError, LockRecord, hold, read_lock
 from tasks.storage import StorageError, join, list_files, read_needed, write_atomic
 
 RACERS = 16
@@ -64,14 +65,17 @@ def leave(dest: str, owner: dict[str, Any] | None = None, **fields: Any) -> None
 HOLDER = """
 import sys, time
 from tasks.lock import hold
-with hold(sys.argv[1], heartbeat_s=0.1, stale_s=float(sys.argv[2])) as lock:
+with hold(sys.argv[1], heartbeat_s=0.1, stale_s=float(sys.argv[2]), takes_over_work=True) as lock:
+    if sys.argv[3]:
+        lock.serve(sys.argv[3], sys.argv[4])
     print(lock.token, flush=True)
     time.sleep(60)
 """
 
 
-def start_holder(dest: str, stale_s: float = 60) -> subprocess.Popen[str]:
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, dest, str(stale_s)], stdout=subprocess.PIPE, text=True)
+def start_holder(dest: str, stale_s: float = 60, run_id: str = "", sent_to: str = "") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLDER, dest, str(stale_s), run_id, sent_to]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline().strip().isdigit()
     return holder
@@ -83,15 +87,15 @@ def test_tokens_grow_with_each_holding(dest: str) -> None:
         with hold(dest) as held:
             assert held.token == token
             held.check()
-            check_token(dest, token)
+            check_token(dest, token, "")
             record = record_of(dest)
             assert not record.released
             assert (record.owner.host, record.owner.pid) == (socket.gethostname(), os.getpid())
         assert record_of(dest).released
         with pytest.raises(LockLostError, match="gave its lock back"):
-            check_token(dest, token)
+            check_token(dest, token, "")
     with pytest.raises(LockLostError, match="another run took it over from the one with token 1"):
-        check_token(dest, 1)
+        check_token(dest, 1, "")
 
 
 def test_the_lock_is_no_part_of_an_archive(dest: str) -> None:
@@ -159,7 +163,7 @@ def test_a_silent_holder_is_taken_over_and_notices(dest: str) -> None:
             with pytest.raises(LockLostError, match="another run took it over"):
                 first.check()
             with pytest.raises(LockLostError):
-                check_token(dest, first.token)
+                check_token(dest, first.token, "")
             second.check()
             first.release()
             second.check()
@@ -183,7 +187,7 @@ def test_a_holder_without_heartbeats_gives_up_by_itself(dest: str, monkeypatch: 
 
 def test_a_machine_that_slept_finds_its_lock_again(dest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with hold(dest) as held:
-        monkeypatch.setattr(lock, "_seconds", lambda: time.monotonic() + 10**6)
+        monkeypatch.setattr(lock, "wakeful_seconds", lambda: time.monotonic() + 10**6)
         held.check()
         assert record_of(dest).heartbeat == 1
 
@@ -215,6 +219,115 @@ def test_a_killed_holder_is_taken_over_at_once(shared_dest: str) -> None:
         assert time.monotonic() - started < 2
         assert held.token == 2
     holder.wait()
+
+
+def die_serving(dest: str, run_id: str, sent_to: str) -> int:
+    """A holder that said what it works on, and was killed; its token."""
+    holder = start_holder(dest, run_id=run_id, sent_to=sent_to)
+    holder.kill()
+    holder.wait()
+    return record_of(dest).token
+
+
+def test_who_works_on_a_run_goes_on_when_its_holder_dies_and_the_next_one_resumes_the_run(shared_dest: str) -> None:
+    assert die_serving(shared_dest, "run-a", "gpu") == 1
+    child = BorrowedLock(shared_dest, 1, "run-a", every_s=0)
+    other = BorrowedLock(shared_dest, 1, "run-b", every_s=0)
+    child.check()
+    # Twice, as a second parent may die as well.
+    assert die_serving(shared_dest, "run-a", "gpu") == 2
+    child.check()
+    with pytest.raises(LockLostError, match="another run took it over from the one with token 1"):
+        other.check()
+    with hold(shared_dest, heartbeat_s=0.1, stale_s=1, takes_over_work=True) as third:
+        assert third.token == 3
+        child.check()
+        third.serve("run-a", "gpu")
+        third._beat()
+        third.check()
+        assert record_of(shared_dest).run_token == 1
+        BorrowedLock(shared_dest, 2, "run-a").check()
+        BorrowedLock(shared_dest, 3, "run-a").check()
+        with pytest.raises(LockLostError):
+            check_token(shared_dest, 4, "run-a")
+        with pytest.raises(LockLostError):
+            check_token(shared_dest, 2, "")
+    with pytest.raises(LockLostError, match="gave its lock back"):
+        child.check()
+    # What ended is not taken up again, although the same run is.
+    with hold(shared_dest, takes_over_work=True) as fourth:
+        with pytest.raises(LockLostError):
+            child.check()
+        fourth.serve("run-a", "gpu")
+        with pytest.raises(LockLostError):
+            child.check()
+        check_token(shared_dest, 4, "run-a")
+
+
+@pytest.mark.parametrize(("run_id", "sent_to"), [("run-b", "gpu"), ("run-a", "cpu")])
+def test_who_works_on_a_run_ends_when_the_next_holder_begins_another_or_sends_it_elsewhere(
+    shared_dest: str, run_id: str, sent_to: str
+) -> None:
+    die_serving(shared_dest, "run-a", "gpu")
+    child = BorrowedLock(shared_dest, 1, "run-a", every_s=0)
+    with hold(shared_dest, takes_over_work=True) as second:
+        child.check()
+        second.serve(run_id, sent_to)
+        with pytest.raises(LockLostError, match="another run took it over"):
+            child.check()
+        check_token(shared_dest, second.token, run_id)
+        # Nor does it come back with the run itself.
+        second.serve("run-a", "gpu")
+        with pytest.raises(LockLostError):
+            child.check()
+
+
+def test_who_works_on_a_run_ends_when_the_next_holder_does_its_own_work(shared_dest: str) -> None:
+    die_serving(shared_dest, "run-a", "gpu")
+    with hold(shared_dest), pytest.raises(LockLostError):
+        check_token(shared_dest, 1, "run-a")
+
+
+def test_a_holder_that_lost_the_lock_serves_nothing(dest: str) -> None:
+    with hold(dest, heartbeat_s=60, stale_s=180) as first:
+        rewrite(dest, token=7)
+        with pytest.raises(LockLostError, match="another run took it over"):
+            first.serve("run-a", "gpu")
+    assert record_of(dest).run_id == ""
+
+
+def test_heartbeats_keep_what_is_served(dest: str) -> None:
+    with hold(dest, heartbeat_s=0.005, stale_s=60) as held, ThreadPoolExecutor(4) as pool:
+        for number in range(20):
+            done = [pool.submit(held._beat) for _ in range(3)]
+            held.serve(f"run-{number}", "gpu")
+            for future in done:
+                future.result(timeout=20)
+            assert record_of(dest).run_id == f"run-{number}"
+        held.check()
+
+
+def test_a_lock_of_an_earlier_version_is_taken_over_and_its_work_is_not(shared_dest: str) -> None:
+    leave(shared_dest, {"pid": 2**22 + 1})
+    uri = join(shared_dest, "_ddfm", "lock.json")
+    content = json.loads(read_needed(uri))
+    write_atomic(
+        uri, json.dumps({name: content[name] for name in content if not name.startswith(("run_", "sent_"))}).encode()
+    )
+    check_token(shared_dest, 1, "run-a")
+    with hold(shared_dest, takes_over_work=True) as second:
+        assert second.token == 2
+        with pytest.raises(LockLostError):
+            check_token(shared_dest, 1, "run-a")
+        second.serve("run-a", "gpu")
+        with pytest.raises(LockLostError):
+            check_token(shared_dest, 1, "run-a")
+
+
+def test_fields_of_a_later_version_are_left_aside(dest: str) -> None:
+    leave(dest, {"pid": 2**22 + 1}, of_later="x")
+    with hold(dest) as held:
+        assert held.token == 2
 
 
 def test_a_stopped_holder_is_alive_until_it_is_silent_for_too_long(shared_dest: str) -> None:

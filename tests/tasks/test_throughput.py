@@ -43,6 +43,20 @@ def test_a_first_shard_is_a_guess_and_one_that_stays_here_is_not_measured(tmp_pa
     assert shard_pairs(_settings(tmp_path, 0, deployment=None)) == LOCAL_PAIRS
 
 
+def test_where_nothing_was_dispatched_yet_a_run_of_one_process_says_more_than_nothing(tmp_path: Path) -> None:
+    _finish(_settings(tmp_path, 0, config_hash="another", deployment=None), 1000.0)
+    assert shard_pairs(_settings(tmp_path, 1)) == FIRST_PAIRS
+    _finish(_settings(tmp_path, 2, deployment=None), 0.1)
+    assert shard_pairs(_settings(tmp_path, 3)) == 64
+    # What a GPU did is not for one CPU to do alone.
+    assert shard_pairs(_settings(tmp_path, 3, config_hash="another")) == 8 * FIRST_PAIRS
+    assert shard_pairs(_settings(tmp_path, 3, config_hash="another", kind="volumes")) == 8 * FIRST_VOLUMES
+    _finish(_settings(tmp_path, 4), 2.0)
+    _finish(_settings(tmp_path, 5, deployment=None), 0.1)
+    assert abs(shard_pairs(_settings(tmp_path, 6)) - 2.0 * SHARD_S) <= 16 / 2
+    assert shard_pairs(_settings(tmp_path, 6, deployment=None)) == LOCAL_PAIRS
+
+
 def test_shards_take_minutes_at_the_rate_of_earlier_runs_with_these_settings(tmp_path: Path) -> None:
     for day, rate in enumerate((50.0, 1.0, 9.0, 2.0)):
         _finish(_settings(tmp_path, day), rate)
