@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.public_pairs import add_data_options, chosen_data_sets, read_pairs
 from ddfm_core import adaptive
-from ddfm_core.adaptive import CHANCE, SMALLEST_ENERGY, AdaptiveRectifier
+from ddfm_core.adaptive import SMALLEST_ENERGY, AdaptiveRectifier
 from ddfm_core.colour import luma
 from ddfm_core.gradient_domain import gaussian_mean, inner_gradient, inner_gradient_adjoint, solve_screened
 from ddfm_core.metrics import fusion_metrics
@@ -42,15 +42,17 @@ class Idea:
     Attributes:
         power: p of the evidence.
         doubt: DOUBT; None believes a source for its gradients alone.
-        doubt_power: exponent of the expected precision's denominator.
-        e_steps: how often the weights are found, from the picture before.
+        doubt_power: exponent of the likelihood's denominator.
+        robustness: ROBUSTNESS; 2 tells strengths by mean squares.
+        e_steps: how often the shares are found, from the picture before.
         window: standard deviation in pixels.
         level, spread: LEVEL and SPREAD.
-        wanted: what the level is taken from: the maximum, the source that deviates more from its mean, or the sum of
-            both deviations.
+        base: the brighter picture with more contrast within the sources, the same with no bounds but black and white,
+            the brighter picture, the source that deviates more from its mean, or the sum of both deviations.
         largest_gain: LARGEST_GAIN.
         energy: that of the stronger source, or that of both together without what they share.
-        slopes: whether slopes are told from textures, by windows of this standard deviation; None follows both.
+        takes_over: where the base takes over: at slopes, at edges that it has anyway, at contradictions.
+        chance: CHANCE and CERTAIN.
         sharpening: a factor on the pooled gradient.
         reach: of the bounds, in pixels; None is without bounds.
     """
@@ -58,14 +60,16 @@ class Idea:
     power: float = adaptive.EVIDENCE_POWER
     doubt: float | None = adaptive.DOUBT
     doubt_power: float = 1.0
+    robustness: float = adaptive.ROBUSTNESS
     e_steps: int = 1
     window: float = adaptive.WINDOW
     level: float = adaptive.LEVEL
     spread: float = adaptive.SPREAD
-    wanted: Literal["max", "deviating", "both"] = "max"
+    base: Literal["within", "beyond", "brighter", "deviating", "both"] = "within"
     largest_gain: float = adaptive.LARGEST_GAIN
     energy: Literal["stronger", "joint"] = "stronger"
-    slopes: float | None = adaptive.WINDOW
+    takes_over: frozenset[Literal["slope", "edge", "contradiction"]] = frozenset(("slope", "edge", "contradiction"))
+    chance: tuple[float, float] = (adaptive.CHANCE, adaptive.CERTAIN)
     sharpening: float = 1.0
     reach: int | None = 1
 
@@ -76,48 +80,72 @@ class Idea:
         product = self._mean_product(*gradients)
         brighter, darker = torch.maximum(first, second), torch.minimum(first, second)
         lower, upper = self._bounds(darker, brighter)
-        right_of_level = self.level * self._wanted_level(first, second, brighter)
-        picture = brighter
+        base = self._base(first, second, brighter, darker)
+        picture = base
         for _ in range(self.e_steps):
-            share = self._share(gradients, energies, picture)
+            share = self._share(gradients, picture)
             pooled = share**2 * energies[0] + (1 - share) ** 2 * energies[1] + 2 * share * (1 - share) * product
             aim = torch.maximum(*energies)
             if self.energy == "joint":
                 aim = torch.maximum(aim, energies[0] + energies[1] - product.abs())
             gain = torch.sqrt(aim / pooled.clamp_min(SMALLEST_ENERGY / 10)).clamp(1, self.largest_gain)
-            gradient = gain * (share * gradients[0] + (1 - share) * gradients[1])
-            gradient = self.sharpening * self._without_slopes(gradient, inner_gradient(brighter))
-            picture = self._solve(right_of_level + inner_gradient_adjoint(gradient), brighter, lower, upper)
+            gradient = self.sharpening * gain * (share * gradients[0] + (1 - share) * gradients[1])
+            contradiction = product.clamp_max(0).square() / (energies[0] * energies[1])
+            gradient = self._without_halos(gradient, inner_gradient(base), contradiction)
+            right = self.level * base + inner_gradient_adjoint(gradient)
+            picture = self._solve(right, base, lower, upper)
         return picture
 
     def _mean_product(self, one: Tensor, other: Tensor) -> Tensor:
         return gaussian_mean((one * other).sum(dim=1, keepdim=True), self.window)
 
-    def _share(self, gradients: tuple[Tensor, Tensor], energies: list[Tensor], picture: Tensor) -> Tensor:
-        belief_first, belief_second = (energy**self.power for energy in energies)
+    def _strength(self, gradient: Tensor) -> Tensor:
+        squared = gradient.square().sum(dim=1, keepdim=True) + SMALLEST_ENERGY * 1e-7
+        return gaussian_mean(squared ** (self.robustness / 2), self.window) ** (2 / self.robustness)
+
+    def _share(self, gradients: tuple[Tensor, Tensor], picture: Tensor) -> Tensor:
+        strengths = [self._strength(one) + SMALLEST_ENERGY for one in gradients]
+        belief_first, belief_second = (strength**self.power for strength in strengths)
         if self.doubt is not None:
-            doubt = self.doubt * (energies[0] + energies[1])
+            doubt = self.doubt * (strengths[0] + strengths[1])
             own = inner_gradient(picture)
-            far_first, far_second = (self._mean_product(one - own, one - own) + doubt for one in gradients)
+            far_first, far_second = (self._strength(one - own) + doubt for one in gradients)
             belief_first = belief_first / far_first**self.doubt_power
             belief_second = belief_second / far_second**self.doubt_power
         return belief_first / (belief_first + belief_second)
 
-    def _without_slopes(self, gradient: Tensor, of_brighter: Tensor) -> Tensor:
-        if self.slopes is None:
-            return gradient
-        difference = gradient - of_brighter
-        mean = torch.cat([gaussian_mean(difference[:, [axis]], self.slopes) for axis in range(2)], dim=1)
-        energy = gaussian_mean(difference.square().sum(dim=1, keepdim=True), self.slopes) + SMALLEST_ENERGY / 10
-        coherence = mean.square().sum(dim=1, keepdim=True) / energy
-        return gradient - ((coherence - CHANCE) / (1 - CHANCE)).clamp(0, 1).sqrt() * difference
+    def _without_halos(self, gradient: Tensor, base: Tensor, contradiction: Tensor) -> Tensor:
+        difference = gradient - base
+        energy = self._mean_product(difference, difference) + SMALLEST_ENERGY / 10
+        taken_over = torch.zeros_like(energy)
+        if "slope" in self.takes_over:
+            mean = torch.cat([gaussian_mean(difference[:, [axis]], self.window) for axis in range(2)], dim=1)
+            taken_over = self._beyond_chance(mean.square().sum(dim=1, keepdim=True) / energy)
+        if "edge" in self.takes_over:
+            energy_base = self._mean_product(base, base) + SMALLEST_ENERGY
+            deeper = self._mean_product(difference, base).clamp_min(0).square() / (energy * energy_base)
+            squared = base.square().sum(dim=1, keepdim=True)
+            on_edge = squared / (squared + adaptive.EDGE_PIXEL * energy_base)
+            taken_over = torch.maximum(taken_over, self._beyond_chance(deeper) * on_edge)
+        if "contradiction" in self.takes_over:
+            taken_over = torch.maximum(taken_over, self._beyond_chance(contradiction))
+        return gradient - taken_over * difference
 
-    def _wanted_level(self, first: Tensor, second: Tensor, brighter: Tensor) -> Tensor:
+    def _beyond_chance(self, statistic: Tensor) -> Tensor:
+        chance, certain = self.chance
+        return ((statistic - chance) / (certain - chance)).clamp(0, 1).sqrt()
+
+    def _base(self, first: Tensor, second: Tensor, brighter: Tensor, darker: Tensor) -> Tensor:
         mean = brighter.mean(dim=(-2, -1), keepdim=True)
         away_first, away_second = (one - one.mean(dim=(-2, -1), keepdim=True) for one in (first, second))
-        match self.wanted:
-            case "max":
-                return mean + (1 + self.spread) * (brighter - mean)
+        wider = brighter + self.spread * (brighter - mean)
+        match self.base:
+            case "within":
+                return torch.minimum(torch.maximum(wider, darker), brighter)
+            case "beyond":
+                return wider.clamp(-1, 1)
+            case "brighter":
+                return brighter
             case "deviating":
                 return torch.where(away_first.abs() > away_second.abs(), first, second)
             case "both":
@@ -194,24 +222,33 @@ IDEAS: Final[dict[str, Rule]] = {
     "evidence to the power of 1": Idea(power=1),
     "evidence to the power of 2": Idea(power=2),
     "evidence to the power of 3": Idea(power=3),
+    "strengths by mean squares": Idea(robustness=2),
+    "strengths by mean lengths": Idea(robustness=1),
     "no doubt": Idea(doubt=None),
     "no doubt, power of 1": Idea(doubt=None, power=1),
-    "no doubt, power of 2": Idea(doubt=None, power=2),
-    "doubt 0.03": Idea(doubt=0.03),
+    "doubt 0.02": Idea(doubt=0.02),
+    "doubt 0.1": Idea(doubt=0.1),
     "doubt 0.3": Idea(doubt=0.3),
     "doubt squared, power of 1": Idea(power=1, doubt_power=2),
     "two E-steps": Idea(e_steps=2),
-    "level without spread": Idea(spread=0),
-    "level spread by 1": Idea(spread=1),
-    "level five times as strong": Idea(level=0.01),
-    "level of the source that deviates more": Idea(wanted="deviating"),
-    "level of both deviations": Idea(wanted="both"),
-    "window 1": Idea(window=1),
-    "window 3": Idea(window=3),
+    "base without spread": Idea(base="brighter"),
+    "base spread by 0.5": Idea(spread=0.5),
+    "base spread by 2": Idea(spread=2),
+    "base spread by 2, beyond the sources": Idea(spread=2, base="beyond"),
+    "base of the source that deviates more": Idea(base="deviating"),
+    "base of both deviations": Idea(base="both"),
+    "level a third as strong": Idea(level=adaptive.LEVEL / 3),
+    "level three times as strong": Idea(level=3 * adaptive.LEVEL),
+    "window 1.5": Idea(window=1.5),
+    "window 3.5": Idea(window=3.5),
     "gain at most 1": Idea(largest_gain=1),
     "joint energy, gain at most 2": Idea(energy="joint", largest_gain=2),
-    "slopes followed": Idea(slopes=None),
-    "slopes in windows of 3": Idea(slopes=3),
+    "nothing is taken over": Idea(takes_over=frozenset()),
+    "slopes are not taken over": Idea(takes_over=frozenset(("edge", "contradiction"))),
+    "edges are not taken over": Idea(takes_over=frozenset(("slope", "contradiction"))),
+    "contradictions are not taken over": Idea(takes_over=frozenset(("slope", "edge"))),
+    "taken over beyond 0.2": Idea(chance=(0.2, 0.5)),
+    "taken over beyond 0.5": Idea(chance=(0.5, 0.8)),
     "gradients times 1.15": Idea(sharpening=1.15),
     "bounds of 5 x 5 pixels": Idea(reach=2),
     "no bounds": Idea(reach=None),

@@ -1,58 +1,65 @@
 """The adaptive rectification: local evidence decides which source leads where.
 
 The likelihood of the paper, |f - i| + phi |f - v|, has every value between the sources as a minimum when phi = 1, so
-that noise and prior decide which source wins, region by region. This rule keeps the paper's way - Gaussian
-residuals with latent variances, a penalty on a gradient, a splitting whose steps are closed - and asks the gradients
+that noise and prior decide which source wins, region by region. This rule keeps the paper's way - latent variables
+that EM replaces by their means, a penalty on a gradient, a splitting whose steps are closed - and asks the gradients
 instead of the values.
 
-**Model.** Per pixel, with N Gaussian and U uniform:
+**Model.** Per pixel, z says which source shows what the picture has there; N is Gaussian, U uniform:
 
-    grad i ~ N(grad f, s^2 / weight_first),  grad v ~ N(grad f, s^2 / weight_second)                         (A1)
-    f ~ N(x0_pred, sigma^2),  sigma^2 = (1 - alpha_bar) / alpha_bar                                          (A2)
-    f ~ U(low, high), the values that the two sources show in the 3 x 3 pixels around                        (A3)
-    f ~ N(b, s^2 / LEVEL), which fixes the level that gradients leave open,                                  (A4)
-        b = c + (1 + SPREAD) (max(i, v) - c),  c the mean of max(i, v)
+    P(z = i) ~ e1^p,  P(z = v) ~ e2^p                                                                          (A1)
+    grad f ~ N(grad i, s^2) if z = i,  N(grad v, s^2) if z = v                                                 (A2)
+    f ~ N(x0_pred, sigma^2),  sigma^2 = (1 - alpha_bar) / alpha_bar                                            (A3)
+    f ~ U(low, high), the values that the two sources show in the 3 x 3 pixels around                          (A4)
+    f ~ N(b, s^2 / LEVEL), which fixes the level that gradients leave open                                     (A5)
 
-The weights stand where the paper has E[1/m] and E[1/n], and are found like these. A source is believed where it shows
-something, and where what it shows goes with the picture: per pixel, precisions tau have a Gamma prior
+e1 and e2 are the strengths of the sources' gradients in a window, means of |grad|^r with r = ``ROBUSTNESS`` raised to
+2 / r: with r = 2 a strong edge would speak for all that lies within a window of it. p = ``EVIDENCE_POWER``. The base b
+is the brighter picture m = max(i, v) with more contrast about its mean c, within what the sources show at the pixel,
 
-    tau_i ~ Gamma(shape ~ e1^p, rate ~ DOUBT (e1 + e2)),  tau_v ~ Gamma(shape ~ e2^p, rate ~ DOUBT (e1 + e2)),
+    b = m + SPREAD (m - c),  min(i, v) <= b <= max(i, v),
 
-with e1, e2 the energies of the sources' gradients in a small window and p = ``EVIDENCE_POWER``, in place of one
-parameter per image (Eq. 31).
+so that what is bright takes the brighter source's level and what is dark the darker one's.
 
-**E-step.** With d1, d2 the windowed energies of grad i - grad f and grad v - grad f, and f the picture that EM begins
-with, max(i, v), the conjugate posterior has the means
+**E-step.** EM begins with the base, in which how far a source's gradient is from the picture's is of an unknown
+scale. With the precision of (A2) integrated over a Gamma prior of shape 0 and rate t the two-dimensional residual has
+the density ~ 1 / (d + t), so that the posterior shares are
 
-    E[tau_i] ~ e1^p / (d1 + DOUBT (e1 + e2)),  E[tau_v] ~ e2^p / (d2 + DOUBT (e1 + e2)),                      (A5)
+    P(z = i | f) = r1 ~ e1^p / (d1 + t),  P(z = v | f) = r2 ~ e2^p / (d2 + t),  t = DOUBT (e1 + e2),           (A6)
 
-whose shares r and 1 - r pool the gradients. So an edge that one source has the other way round - a warm pole before a
-cold sky that is white in the other - gives way to the edge that goes with the levels, instead of darkening the sky
-around it. One E-step settles the weights; from step to step the M-step goes on. Where two different structures are
-averaged their energy falls; with e12 their windowed product it is brought back to that of the stronger source, by
-``LARGEST_GAIN`` at most:
+d1 and d2 the strengths of grad i - grad b and grad v - grad b in the window. An edge that one source has the other way
+round gives way to the one that goes with the levels. The M-step of (A2) is then one of a single gradient,
 
-    g = gain (r grad i + (1 - r) grad v),
-    gain^2 = max(e1, e2) / (r^2 e1 + (1 - r)^2 e2 + 2 r (1 - r) e12)                                         (A6)
+    r1 |grad f - grad i|^2 + r2 |grad f - grad v|^2 = |grad f - (r1 grad i + r2 grad v)|^2 + const.            (A7)
 
-**Slopes.** What a source shows below the other's level is either texture, which is wanted, or the slope of something
-that lies above it elsewhere: the glow of a lamp whose dark surroundings are warm in the infrared picture. Following it
-darkens them: a halo. With D = g - grad max(i, v), a texture's windowed mean of D nearly vanishes, a slope's is D.
-So where chance does not explain it the gradient of the brighter picture takes over:
+**Beside the model** stand three things that the eye asks for. One E-step settles the shares; from step to step only
+the M-step goes on. Where two different structures are averaged their energy falls: with mean squares E1, E2 and the
+mean product E12 over the window it is brought back to that of the stronger source, by ``LARGEST_GAIN`` at most,
 
-    g' = g - q D,  q^2 = (|mean D|^2 / mean |D|^2 - CHANCE)+ / (1 - CHANCE)                                  (A7)
+    g = gain (r1 grad i + r2 grad v),  gain^2 = max(E1, E2) / (r1^2 E1 + r2^2 E2 + 2 r1 r2 E12).               (A8)
+
+And what g shows away from the base, D = g - grad b, is not always texture. Followed, a slope, an edge or a
+contradiction changes its surroundings as far as the level reaches: a halo. There the base takes over, where chance
+does not explain it; mean is that of the window, ( )+ and ( )- are the positive and the negative part:
+
+    g' = g - q D,  q^2 = beyond chance the largest of                                                          (A9)
+        |mean D|^2 / mean |D|^2                               a slope, whose mean is D; that of a texture vanishes
+        (mean D . grad b)+^2 / (mean |D|^2 mean |grad b|^2)   an edge that the base has anyway, less high
+        (mean grad i . grad v)-^2 / (E1 E2)                   what the sources show the other way round
+
+The second holds at the pixels of the edge itself, not for a texture beside it. Beyond chance means (x - CHANCE) /
+(CERTAIN - CHANCE), within 0 and 1.
 
 **M-step.** The f of the largest posterior density,
 
-    min |grad f - g'|^2 + LEVEL |f - b|^2 + (s / sigma)^2 |f - x0_pred|^2,  low <= f <= high,                (A8)
+    min |grad f - g'|^2 + LEVEL |f - b|^2 + (s / sigma)^2 |f - x0_pred|^2,  low <= f <= high,                 (A10)
 
 by alternating directions as in Eq. 23: k has the quadratic terms and is one cosine transform, x has the bounds and is
-a clamp, ``penalty`` and a multiplier hold the two together. The bounds (A3) keep bright halos, overshoot and lifted
+a clamp, ``penalty`` and a multiplier hold the two together. The bounds (A4) keep bright halos, overshoot and lifted
 backgrounds out. Because f has to fit between them *and* keep its gradients, the level gives way where the texture
-of one source lies on a bright, flat part of the other. And because b lies beyond them, what is brighter than the
-picture's mean takes the brighter source's level, what is darker the darker one's: (A4) asks for the contrast of both.
+of one source lies on a bright, flat part of the other.
 
-As the noise falls the prior's picture is trusted more (A2): it takes out what does not look like a picture at the
+As the noise falls the prior's picture is trusted more (A3): it takes out what does not look like a picture at the
 scale of s.
 
 Shapes: luma [B, 1, H, W] float32 in [-1, 1]. Everything is local or per image.
@@ -71,23 +78,29 @@ from torch import Tensor
 from ddfm_core.colour import FULL_RANGE, LumaRange
 from ddfm_core.gradient_domain import gaussian_mean, inner_gradient, inner_gradient_adjoint, solve_screened
 
-LEVEL: Final = 0.002
-"""Weight of the wanted level beside that of a gradient (A4): levels settle over some 22 pixels."""
-SPREAD: Final = 2.0
-"""By how much the wanted level lies beyond the brighter source's, away from the mean (A4)."""
-DETAIL_NOISE: Final = 0.015
-"""s: by how much a fused gradient may differ from the wanted one, about two grey levels of 255."""
-WINDOW: Final = 2.0
+LEVEL: Final = 0.006
+"""Weight of the wanted level beside that of a gradient (A5): levels settle over some 13 pixels."""
+SPREAD: Final = 1.0
+"""By how much the base has more contrast about its mean than the brighter picture (A5)."""
+DETAIL_NOISE: Final = 0.01
+"""s: by how much a fused gradient may differ from the wanted one, about one grey level of 255."""
+WINDOW: Final = 2.5
 """Standard deviation in pixels of the Gaussian window in which gradients are compared."""
 SMALLEST_ENERGY: Final = 1e-5
 """Energy of a gradient of 0.4 grey levels, below which no source shows anything."""
 EVIDENCE_POWER: Final = 1.5
-"""How decidedly the source that shows more leads (A5)."""
-DOUBT: Final = 0.1
-"""How little is needed to doubt a source whose gradients do not go with the brighter source's picture (A5)."""
+"""How decidedly the source that shows more leads (A1)."""
+ROBUSTNESS: Final = 0.7
+"""Exponent of the means by which the strengths of gradients are told (A1, A6)."""
+DOUBT: Final = 0.05
+"""How little is needed to doubt a source whose gradients do not go with the base (A6)."""
 LARGEST_GAIN: Final = 1.5
 CHANCE: Final = 0.3
-"""How coherent gradients of a texture look in a window by chance (A7)."""
+"""Up to here the coherence and the squared correlations of (A9) are what textures have by chance in a window."""
+CERTAIN: Final = 0.6
+"""From here on the base takes over entirely."""
+EDGE_PIXEL: Final = 0.01
+"""A pixel belongs to an edge of the base when its squared gradient is not below this share of the window's mean."""
 FIRST_ITERATIONS: Final = 20
 """Of the M-step before the prior has said anything; later steps start where the one before ended."""
 ITERATIONS: Final = 4
@@ -98,11 +111,10 @@ class AdaptiveState:
     """What is known of a pair, and where the M-step stands.
 
     Attributes:
-        weight_first: share of the first source in the wanted gradient, with its gain [B, 1, H, W]; what both shares
-            lack is the brighter picture's.
-        weight_second: that of the second.
-        lower, upper: bounds of the fused luma (A3) [B, 1, H, W].
-        wanted: LEVEL b + grad^T g', the part of the normal equations of (A8) that the sources give.
+        weight_first: factor of the first source's gradient in the wanted one [B, 1, H, W], from 0 to LARGEST_GAIN.
+        weight_second: that of the second. Where (A9) lets the base take over both are small.
+        lower, upper: bounds of the fused luma (A4) [B, 1, H, W].
+        wanted: LEVEL b + grad^T g', the part of the normal equations of (A10) that the sources give.
         picture: x, within the bounds.
         dual: sum of the differences k - x so far.
     """
@@ -121,44 +133,48 @@ class AdaptiveRectifier:
     """The rule of this module.
 
     Attributes:
-        penalty: how tightly k and x are held together; it changes how fast the M-step converges, not where to.
+        penalty: how tightly k and x are held together, above 0. The iterations of a picture are few and fixed; with a
+            penalty within a factor of some three of the default they come within a grey level of where they lead to.
+
+    Raises:
+        ValueError: a penalty that is not above 0.
     """
 
     penalty: float = 0.3
     luma_range: ClassVar[LumaRange] = FULL_RANGE
 
+    def __post_init__(self) -> None:
+        if not self.penalty > 0:
+            raise ValueError(f"penalty must be above 0 in mode adaptive, got {self.penalty}")
+
     def start(self, first: Tensor, second: Tensor) -> AdaptiveState:
         """The E-step, and the M-step without a prior: see :class:`~ddfm_core.rectify.Rectifier`."""
         gradient_first, gradient_second = inner_gradient(first), inner_gradient(second)
-        energy_first = energy_of(gradient_first) + SMALLEST_ENERGY
-        energy_second = energy_of(gradient_second) + SMALLEST_ENERGY
-        product = window_product(gradient_first, gradient_second)
-        brighter = torch.maximum(first, second)
-        gradient_brighter = inner_gradient(brighter)
-        doubt = DOUBT * (energy_first + energy_second)
-        belief_first = energy_first**EVIDENCE_POWER / (energy_of(gradient_first - gradient_brighter) + doubt)  # (A5)
-        belief_second = energy_second**EVIDENCE_POWER / (energy_of(gradient_second - gradient_brighter) + doubt)
-        share = belief_first / (belief_first + belief_second)
+        brighter, darker = torch.maximum(first, second), torch.minimum(first, second)
+        mean = brighter.mean(dim=(-2, -1), keepdim=True)
+        base = torch.minimum(torch.maximum(brighter + SPREAD * (brighter - mean), darker), brighter)  # (A5)
+        gradient_base = inner_gradient(base)
+        share = _share_of_first(gradient_first, gradient_second, gradient_base)  # (A6)
+        energy_first = _mean_product(gradient_first, gradient_first) + SMALLEST_ENERGY
+        energy_second = _mean_product(gradient_second, gradient_second) + SMALLEST_ENERGY
+        product = _mean_product(gradient_first, gradient_second)
         pooled = (
             share.square() * energy_first + (1 - share).square() * energy_second + 2 * share * (1 - share) * product
         )
         gain = torch.sqrt(torch.maximum(energy_first, energy_second) / pooled.clamp_min(SMALLEST_ENERGY / 10))
         gain = gain.clamp(1, LARGEST_GAIN)
         weight_first, weight_second = gain * share, gain * (1 - share)
-        pooled_gradient = weight_first * gradient_first + weight_second * gradient_second  # (A6)
-        difference = pooled_gradient - gradient_brighter
-        slope = slope_share(difference)
-        wanted_gradient = pooled_gradient - slope * difference  # (A7)
-        darker = torch.minimum(first, second)
-        mean = brighter.mean(dim=(-2, -1), keepdim=True)
-        wanted_level = mean + (1 + SPREAD) * (brighter - mean)  # (A4)
+        difference = weight_first * gradient_first + weight_second * gradient_second - gradient_base  # (A8)
+        contradiction = _beyond_chance(product.clamp_max(0).square() / (energy_first * energy_second))
+        taken_over = torch.maximum(_halo_share(difference, gradient_base), contradiction)
+        wanted_gradient = gradient_base + (1 - taken_over) * difference  # (A9)
         state = AdaptiveState(
-            (1 - slope) * weight_first,
-            (1 - slope) * weight_second,
+            (1 - taken_over) * weight_first,
+            (1 - taken_over) * weight_second,
             lower=-F.max_pool2d(-darker, 3, 1, 1),
             upper=F.max_pool2d(brighter, 3, 1, 1),
-            wanted=LEVEL * wanted_level + inner_gradient_adjoint(wanted_gradient),
-            picture=brighter,
+            wanted=LEVEL * base + inner_gradient_adjoint(wanted_gradient),
+            picture=base,
             dual=torch.zeros_like(first),
         )
         return self._solve(state, state.wanted, LEVEL, FIRST_ITERATIONS)
@@ -177,7 +193,7 @@ class AdaptiveRectifier:
         return state.picture, state
 
     def _solve(self, state: AdaptiveState, wanted: Tensor, level: float, iterations: int) -> AdaptiveState:
-        """Iterations of (A8) from where the state stands; its normal equations are (level + grad^T grad) f = wanted."""
+        """Iterations of (A10) from where the state stands; its normal equations: (level + grad^T grad) f = wanted."""
         picture, dual = state.picture, state.dual
         for _ in range(iterations):
             k = solve_screened(wanted + self.penalty * (picture - dual), level + self.penalty)
@@ -186,18 +202,43 @@ class AdaptiveRectifier:
         return replace(state, picture=picture, dual=dual)
 
 
-def energy_of(gradient: Tensor) -> Tensor:
-    """Windowed energy of a gradient [B, 2, H, W]: [B, 1, H, W]."""
-    return window_product(gradient, gradient)
+def _share_of_first(first: Tensor, second: Tensor, base: Tensor) -> Tensor:
+    """r1 of (A6) [B, 1, H, W], of gradients [B, 2, H, W]."""
+    strength_first, strength_second = _strength(first) + SMALLEST_ENERGY, _strength(second) + SMALLEST_ENERGY
+    doubt = DOUBT * (strength_first + strength_second)
+    belief_first = strength_first**EVIDENCE_POWER / (_strength(first - base) + doubt)
+    belief_second = strength_second**EVIDENCE_POWER / (_strength(second - base) + doubt)
+    return belief_first / (belief_first + belief_second)
 
 
-def window_product(one: Tensor, other: Tensor) -> Tensor:
-    """Windowed mean of the product of two gradients [B, 2, H, W]: [B, 1, H, W]."""
-    return gaussian_mean((one * other).sum(dim=1, keepdim=True), WINDOW)
-
-
-def slope_share(difference: Tensor) -> Tensor:
-    """q of (A7) for D = ``difference`` [B, 2, H, W], 0 (texture) to 1 (slope): [B, 1, H, W]."""
+def _halo_share(difference: Tensor, base: Tensor) -> Tensor:
+    """q of (A9) for slopes and edges [B, 1, H, W], of D and the base's gradient [B, 2, H, W]."""
+    energy = _mean_product(difference, difference) + SMALLEST_ENERGY / 10
+    energy_base = _mean_product(base, base) + SMALLEST_ENERGY
     mean = torch.cat([gaussian_mean(difference[:, [axis]], WINDOW) for axis in range(2)], dim=1)
-    coherence = mean.square().sum(dim=1, keepdim=True) / (energy_of(difference) + SMALLEST_ENERGY / 10)
-    return ((coherence - CHANCE) / (1 - CHANCE)).clamp(0, 1).sqrt()
+    slope = _beyond_chance(_squared(mean) / energy)
+    deeper = _mean_product(difference, base).clamp_min(0).square() / (energy * energy_base)
+    on_edge = _squared(base) / (_squared(base) + EDGE_PIXEL * energy_base)
+    return torch.maximum(slope, _beyond_chance(deeper) * on_edge)
+
+
+def _beyond_chance(statistic: Tensor) -> Tensor:
+    """q of one of the statistics of (A9)."""
+    return ((statistic - CHANCE) / (CERTAIN - CHANCE)).clamp(0, 1).sqrt()
+
+
+def _squared(gradient: Tensor) -> Tensor:
+    """Of the length of a gradient [B, 2, H, W]: [B, 1, H, W]."""
+    return gradient.square().sum(dim=1, keepdim=True)
+
+
+def _strength(gradient: Tensor) -> Tensor:
+    """Of a gradient [B, 2, H, W] in the window, as a square that few large ones hardly sway [B, 1, H, W]."""
+    # The power of 0 would have no derivative, and float32 no smaller square.
+    powers = (_squared(gradient) + SMALLEST_ENERGY * 1e-7) ** (ROBUSTNESS / 2)
+    return gaussian_mean(powers, WINDOW) ** (2 / ROBUSTNESS)
+
+
+def _mean_product(one: Tensor, other: Tensor) -> Tensor:
+    """Mean of the product of two gradients [B, 2, H, W] in the window [B, 1, H, W]."""
+    return gaussian_mean((one * other).sum(dim=1, keepdim=True), WINDOW)

@@ -76,7 +76,7 @@ def is_grey(image: Tensor) -> Tensor:
 
 
 def recolour(fused_luma: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Put a fused luma into the chroma of the coloured source; not clipped.
+    """Put a fused luma into the chroma of the coloured source; may leave the range, see :func:`into_gamut`.
 
     Per member of the batch: the chroma of the second source (the visible image) where that one is coloured, else
     the chroma of the first (pseudo-colour PET or SPECT), else none, which makes R = G = B = luma exactly.
@@ -93,3 +93,27 @@ def recolour(fused_luma: Tensor, first: Tensor, second: Tensor) -> Tensor:
     first, second = (source.expand(-1, 3, -1, -1) for source in (first, second))
     coloured = torch.where(is_grey(second)[:, None, None, None], first, second)
     return to_rgb(torch.cat([fused_luma, to_ycbcr(coloured)[:, 1:]], dim=1))
+
+
+def into_gamut(image: Tensor, second: Tensor) -> Tensor:
+    """Bring what :func:`recolour` made into [-1, 1], per pixel, with its hue.
+
+    Colours of the second source are those of things as they look: luma stays, and chroma shrinks as far as it must.
+    Pseudo-colours of the first are values on a palette, on which a paler colour is another value: chroma stays exactly,
+    and luma gives way.
+
+    Args:
+        image: [B, 1 or 3, H, W], its luma in [-1, 1].
+        second: the second source [B, 1 or 3, H, W], which gave the colour where it is coloured.
+    """
+    if image.shape[1] == 1:
+        return image.clamp(-1, 1)
+    level = luma(image)
+    chroma = image - level
+    room = torch.where(chroma > 0, 1 - level, 1 + level) / chroma.abs().clamp_min(torch.finfo(image.dtype).tiny)
+    paler = level + room.amin(dim=1, keepdim=True).clamp(0, 1) * chroma
+    above = (image.amax(dim=1, keepdim=True) - 1).clamp_min(0)
+    below = (-1 - image.amin(dim=1, keepdim=True)).clamp_min(0)
+    shifted = image - above + below
+    # Rounding, and a chroma that is too wide for any luma.
+    return torch.where(is_grey(second)[:, None, None, None], shifted, paler).clamp(-1, 1)

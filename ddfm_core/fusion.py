@@ -15,7 +15,7 @@ from torch import Tensor
 from ddfm_core.ablations import FixedBalanceRectifier, rectify_alone
 from ddfm_core.adaptive import AdaptiveRectifier
 from ddfm_core.baselines import Baseline, fuse_baseline, is_baseline
-from ddfm_core.colour import luma, recolour
+from ddfm_core.colour import into_gamut, luma, recolour
 from ddfm_core.default_steps import ADAPTIVE_START, ADAPTIVE_STEPS, STEPS
 from ddfm_core.moments import RunningMoments
 from ddfm_core.noise import batch_noise, content_keys
@@ -25,7 +25,7 @@ from ddfm_core.sampler import Callback, Guidance, Update, sample
 from ddfm_core.schedule import respaced_timesteps
 
 # Changes when, and only when, the same inputs give other pixels than before.
-ALGORITHM_VERSION: int = 2
+ALGORITHM_VERSION: int = 3
 
 SMALLEST_SIDE = 16
 
@@ -166,7 +166,8 @@ class FusionResult:
     Attributes:
         image: [B, C, H, W] float32, C = 3 when one of the sources has 3 channels, else 1; in [-1, 1] unless the
             output rule is `none`.
-        luma: its full-range luma before colour was put in [B, 1, H, W].
+        luma: the fused full-range luma before colour was put in [B, 1, H, W]; that of ``image`` differs where
+            pseudo-colours would have left the range (:func:`~ddfm_core.colour.into_gamut`).
         out_of_gamut: share of the pixels of each pair [B], 0 to 1, that its chroma would have led out of [-1, 1]; 0
             for grey pairs.
         std: of several samples, the standard deviation of their luma per pixel [B, 1, H, W], in units of luma (a
@@ -242,7 +243,7 @@ def fuse(
         assert moments is not None  # noqa: S101 - there is one sample at least
         coloured = recolour(moments.mean, first, second)
         outside = (coloured.abs() > 1 + GAMUT_TOLERANCE).any(dim=1) & (moments.mean[:, 0].abs() <= 1)
-        image = coloured if rule == "none" else coloured.clamp(-1, 1)
+        image = coloured if rule == "none" else into_gamut(coloured, second)
     # Copies made out here are ordinary tensors, without the restrictions of inference mode.
     return FusionResult(
         image=image.clone(),

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydicom.pixels.processing import apply_color_lut
 
-from ddfm_core.colour import recolour
+from ddfm_core.colour import into_gamut, recolour
 from tasks.publish.png import to_grey_levels
 
 PaletteName = Literal["hot_iron", "hot_metal_blue", "pet", "pet_20_step"]
@@ -34,7 +34,8 @@ def palette_colours(name: PaletteName) -> NDArray[np.float32]:
 def coloured(fused: NDArray[np.float32], functional: NDArray[np.float32], name: PaletteName) -> NDArray[np.float32]:
     """A fused picture in the colours of its functional source.
 
-    Luma is the fused picture's, chroma that of the source seen through the palette; what leaves the gamut is clipped.
+    Luma is the fused picture's, chroma that of the source seen through the palette; where both do not fit into the
+    gamut luma gives way.
 
     Args:
         fused: [1, H, W] in [-1, 1].
@@ -46,5 +47,5 @@ def coloured(fused: NDArray[np.float32], functional: NDArray[np.float32], name: 
     """
     source = torch.from_numpy(palette_colours(name)[to_grey_levels(functional)[0]].transpose(2, 0, 1).copy())[None]
     picture = torch.from_numpy(np.ascontiguousarray(fused))[None]
-    rgb: NDArray[np.float32] = recolour(picture, source, picture).clamp(-1, 1)[0].numpy()
+    rgb: NDArray[np.float32] = into_gamut(recolour(picture, source, picture), picture)[0].numpy()
     return rgb

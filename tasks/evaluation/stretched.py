@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from ddfm_core.colour import FULL_RANGE, luma
+from ddfm_core.colour import FULL_RANGE, into_gamut, luma
 from ddfm_core.fusion import finish
 from ddfm_core.metrics import METRIC_NAMES
 from tasks.codes import Code, PairError, Status
@@ -156,14 +156,19 @@ def measure_twin(twin: Twin, progress: Callable[[float], None], check: Callable[
     return table_of({field: [row[field] for row in rows] for field in EVALUATION_SCHEMA.names}, EVALUATION_SCHEMA)
 
 
-def stretch(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A picture [C, H, W] in [-1, 1] whose least and greatest luma were brought to -1 and 1; its chroma stays.
+def stretch(image: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A picture [C, H, W] in [-1, 1] whose least and greatest luma were brought to -1 and 1, with its chroma.
 
-    This is ``output="stretch"`` of :func:`ddfm_core.fusion.fuse` on a finished picture. A flat one stays as it is.
+    This is ``output="stretch"`` of :func:`ddfm_core.fusion.fuse` on a finished picture, with the same rule for what
+    leaves the gamut. A flat one stays as it is.
+
+    Args:
+        image: the picture.
+        second: the second source [1 or 3, H, W].
     """
     picture = torch.from_numpy(image)[None]
     shown = FULL_RANGE.with_luma(picture, finish(luma(picture), "stretch"))
-    levels: NDArray[np.float32] = shown.clamp(-1, 1)[0].numpy()
+    levels: NDArray[np.float32] = into_gamut(shown, torch.from_numpy(second)[None])[0].numpy()
     return levels
 
 
@@ -173,7 +178,7 @@ def _measured(pair: SetPair, uri: str, identity: Identity, job: Job) -> dict[str
         fused, _ = normalise(read_raster(content, max_pixels=job.max_pixels))
         prepared = read_sources(pair, job)
         (sources,) = prepared.slices
-        return measure(stretch(fused), sources.first, sources.second, prepared.registered.valid)
+        return measure(stretch(fused, sources.second), sources.first, sources.second, prepared.registered.valid)
     except PairError as error:
         return error
     except StorageError:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddfm_core.colour import FULL_RANGE, STUDIO_RANGE, LumaRange, is_grey, luma, recolour, to_rgb, to_ycbcr
+from ddfm_core.colour import FULL_RANGE, STUDIO_RANGE, LumaRange, into_gamut, is_grey, luma, recolour, to_rgb, to_ycbcr
 
 # The studio-range matrix with offsets, for RGB in 0..1 and results in 0..255.
 STUDIO_MATRIX = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
@@ -107,3 +107,34 @@ def test_recolour_mixes_one_and_three_channels() -> None:
         torch.testing.assert_close(to_ycbcr(recolour(fused, *sources))[:, 1:], to_ycbcr(colour)[:, 1:])
     equal_channels = grey.expand(-1, 3, -1, -1)
     assert torch.equal(recolour(fused, equal_channels, grey), fused.expand(-1, 3, -1, -1))
+
+
+def test_colours_of_a_visible_image_get_paler_where_they_do_not_fit() -> None:
+    visible, fused = random(1, 3, 32, 32), random(1, 1, 32, 32, seed=1)
+    unfitted = recolour(fused, random(1, 1, 32, 32, seed=2), visible)
+    fitted = into_gamut(unfitted, visible)
+    assert float(fitted.abs().max()) <= 1
+    torch.testing.assert_close(luma(fitted), fused, atol=1e-5, rtol=0)
+    inside = (unfitted.abs() <= 1).all(dim=1, keepdim=True).expand_as(fitted)
+    torch.testing.assert_close(fitted[inside], unfitted[inside], atol=1e-6, rtol=0)
+    before, after = to_ycbcr(visible)[0, 1:], to_ycbcr(fitted)[0, 1:]
+    across = before[0] * after[1] - before[1] * after[0]
+    assert float(across.abs().max()) < 1e-5
+    # As colourful as there is room for.
+    assert float((1 - fitted.abs().amax(dim=1)[(unfitted.abs() > 1).any(dim=1)]).max()) < 1e-5
+
+
+def test_pseudo_colours_stay_exactly_and_luma_gives_way() -> None:
+    pet, fused = random(1, 3, 32, 32), random(1, 1, 32, 32, seed=1)
+    mri = random(1, 3, 32, 32, seed=2)[:, :1].expand(-1, 3, -1, -1)
+    unfitted = recolour(fused, pet, mri)
+    fitted = into_gamut(unfitted, mri)
+    assert float(fitted.abs().max()) <= 1
+    torch.testing.assert_close(to_ycbcr(fitted)[:, 1:], to_ycbcr(pet)[:, 1:], atol=1e-5, rtol=0)
+    inside = (unfitted.abs() <= 1).all(dim=1, keepdim=True)
+    torch.testing.assert_close(luma(fitted)[inside], fused[inside], atol=1e-5, rtol=0)
+
+
+def test_grey_pictures_are_clipped() -> None:
+    image = 3 * random(2, 1, 8, 8)
+    assert torch.equal(into_gamut(image, image), image.clamp(-1, 1))
