@@ -2,8 +2,8 @@
 
 A worker that is killed together with its flow run leaves that run in the state Running for ever, and whoever waits
 for it waits as long. Flow runs send heartbeats; the first automation marks a run of our flows as Crashed when it has
-sent none for three of their periods. A shard that crashed is sent again by its parent; a parent that crashed by the
-second.
+sent none for three of their periods, the second when it was taken and never began. A shard that crashed is sent again
+by its parent; a parent that crashed is started by the third.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ RESTART_AFTER: Final = timedelta(seconds=90)
 that is started again in between is ended by the second, and its process goes on beside that of the next start."""
 
 LATE: Final = timedelta(minutes=30)
+
+BEGIN: Final = timedelta(minutes=30)
+"""A worker that took a run and died before the run began leaves it in Pending, and its deployment's only place taken.
+A node with a GPU may have to be started first."""
 
 FLOW_RUN: Final = "prefect.flow-run"
 PARENTS: Final = ("fuse-archive", "evaluate")
@@ -75,6 +79,30 @@ def crash_silent_runs() -> AutomationCore:
         actions=[
             ChangeFlowRunState(
                 name="Crashed", state=StateType.CRASHED, message="No heartbeat for three periods.", force=False
+            )
+        ],
+    )
+
+
+def crash_runs_that_never_begin() -> AutomationCore:
+    """Runs of our flows that stay Pending become Crashed, so that the next night is not kept from running."""
+    moves = ("Running", "Completed", "Failed", "Cancelling", "Cancelled", "Crashed", "AwaitingRetry", "Scheduled")
+    return AutomationCore(
+        name="crash-flow-runs-that-never-begin",
+        description=f"Mark runs of {', '.join(ALL_FLOWS)} as Crashed that a worker took and that do not begin.",
+        trigger=EventTrigger(
+            after={f"{FLOW_RUN}.Pending"},
+            expect={f"{FLOW_RUN}.{state}" for state in moves},
+            match=_flow_runs(),
+            match_related=[_of_flows(ALL_FLOWS)],
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=BEGIN,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name="Crashed", state=StateType.CRASHED, message="A worker took it, and it did not begin.", force=False
             )
         ],
     )
@@ -164,7 +192,7 @@ def notifications(block_document_id: UUID) -> list[AutomationCore]:
 def automations(block_document_id: UUID | None) -> list[AutomationCore]:
     """All of them; those that tell people only where there is a notification block."""
     told = [] if block_document_id is None else notifications(block_document_id)
-    return [crash_silent_runs(), restart_lost_parents(), *told]
+    return [crash_silent_runs(), crash_runs_that_never_begin(), restart_lost_parents(), *told]
 
 
 async def ensure_automations(client: PrefectClient, block_document_id: UUID | None, dry_run: bool) -> list[Change]:

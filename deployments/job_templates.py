@@ -151,8 +151,6 @@ def _for_kubernetes(template: Template, resources: Resources) -> None:
     _set_default(template, "memory_request", f"{resources.memory}Gi")
     _set_default(template, "memory_limit", f"{resources.memory}Gi")
     _set_default(template, "finished_job_ttl", 3600)
-    # A node with a GPU may have to be started first.
-    _set_default(template, "pod_watch_timeout_seconds", 1800)
 
     _add(template, "time_limit_seconds", "integer", int(resources.time_limit.total_seconds()), "A run ends after it.")
     job["activeDeadlineSeconds"] = "{{ time_limit_seconds }}"

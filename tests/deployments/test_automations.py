@@ -180,6 +180,22 @@ def test_a_run_that_is_put_off_may_wait_for_its_machine(prefect_api, periods):
     asyncio.run(lives())
 
 
+def test_a_run_that_was_taken_and_never_begins_becomes_crashed(prefect_api, periods):
+    periods.setattr(automations, "BEGIN", timedelta(seconds=10))
+    assert main(["--profile", "process"]) == 0
+
+    async def lives():
+        async with get_client() as client:
+            stuck, begun = [await deployed_run(client, a_parent) for _ in range(2)]
+            for run_id in (begun, stuck):
+                await set_state(client, run_id, "Pending")
+            await set_state(client, begun, "Running")
+            assert await wait_for(lambda: is_crashed(client, stuck))
+            assert not await is_crashed(client, begun)
+
+    asyncio.run(lives())
+
+
 # ---- parents that are started again ----------------------------------------------------------------------------------
 
 
