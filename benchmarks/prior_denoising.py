@@ -5,8 +5,9 @@
 
 PICTURES is the folder that the prior was trained from; the hold-out is that of flows/train_prior.py. Prints mean PSNR
 at three noise levels, the loss per noise level beside a Wiener filter, and the time of one forward pass. The others
-know the noise, too: non-local means; wavelets with thresholds by BayesShrink or VisuShrink, and total variation with
-a weight proportional to the noise, each as it does best at that noise on some of the training pictures.
+know the noise, too: non-local means with one setting for all noise, h = 0.6 sigma; wavelets with thresholds by
+BayesShrink or VisuShrink, and total variation with a weight proportional to the noise, these two as they do best at
+that noise on some of the training pictures.
 
 --samples draws pictures from pure noise by the steps of DDPM, without any source, and writes them as a grid.
 """

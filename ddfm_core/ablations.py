@@ -31,7 +31,7 @@ def rectify_alone(guidance: Guidance, steps: int, callback: Callback | None = No
         callback: sees each step; its timestep counts down to 0, and x_t is x0_pred.
     """
     rectifier, first, second = guidance.rectifier, guidance.first, guidance.second
-    state = rectifier.start(first, second)
+    state = guidance.begun
     picture = (first + second) / 2
     for timestep in reversed(range(steps)):
         x0_pred = picture

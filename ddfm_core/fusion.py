@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -50,8 +50,8 @@ class FusionConfig:
         update: the step from x_t to x_{t-1}, `ddim` or `posterior` (:func:`~ddfm_core.sampler.step_coefficients`).
         eta: noise of a `ddim` step, 0 (none) to 1.
         tv_weight: weight of the gradient penalty, the paper's psi, 0 or more.
-        penalty: the paper's eta, 0 or more; None is 0.3 in mode `adaptive`, 0.1 in mode `paper` and 0.001 in mode
-            `released`. With ``phi`` that of ADMM, above 0, None 10.
+        penalty: the paper's eta, 0 or more; None is 0.1 in mode `paper` and 0.001 in `released`. In mode `adaptive`
+            and with ``phi`` it is that of a splitting, above 0, where None is 0.3 and 10.
         phi: in mode `paper`, a fixed balance of the sources instead of the one that the EM infers, 0 or more
             (:class:`~ddfm_core.ablations.FixedBalanceRectifier`); None is the EM.
         use_prior: False leaves out diffusion and prior and repeats the rectification alone, ``steps`` times from the
@@ -91,6 +91,8 @@ class FusionConfig:
         _check("tv_weight", self.tv_weight, _is_number(self.tv_weight) and self.tv_weight >= 0, "a number of 0 or more")
         penalty_ok = self.penalty is None or (_is_number(self.penalty) and self.penalty >= 0)
         _check("penalty", self.penalty, penalty_ok, "None or a number of 0 or more")
+        if self.mode == "adaptive":
+            _check("penalty", self.penalty, self.penalty != 0, "above 0 in mode 'adaptive'; it holds the splitting")
         phi_ok = self.phi is None or (_is_number(self.phi) and self.phi >= 0)
         _check("phi", self.phi, phi_ok, "None or a number of 0 or more")
         if self.phi is not None:
@@ -157,6 +159,16 @@ class FusionConfig:
     def draws(self) -> bool:
         """Whether the picture depends on noise, and with it on ``seed`` and the prior."""
         return self.use_prior and not self.of_baseline
+
+    @property
+    def without_effect(self) -> frozenset[str]:
+        """The fields for which ``mode`` and ``use_prior`` have no use: whatever they are, the picture is the same."""
+        unused = set() if self.draws else {"update", "eta", "seed", "start"}
+        if self.mode == "adaptive":
+            unused |= {"tv_weight"}
+        if self.of_baseline:
+            unused |= {"steps", "tv_weight", "penalty", "phi", "use_prior", "samples"}
+        return frozenset(unused)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,10 +244,8 @@ def fuse(
         first, second = (source.to(prior.device, torch.float32) for source in (first, second))
         rule = config.output_rule()
         moments: RunningMoments | None = None
-        for index in range(config.samples):
-            noise = partial(_sample_noise, config.seed, pair_keys, index, prior.device)
-            told = callback if index == 0 else None
-            finished = finish(_fused_luma(luma(first), luma(second), prior, config, noise, x_T, told), rule)
+        for fused in _samples(luma(first), luma(second), prior, config, pair_keys, x_T, callback):
+            finished = finish(fused, rule)
             if moments is None:
                 moments = RunningMoments(finished)
             else:
@@ -260,31 +270,51 @@ def _sample_noise(
     return batch_noise(seed, keys, purpose if index == 0 else f"sample {index}, {purpose}", shape, device)
 
 
-def _fused_luma(
+def _samples(
     first: Tensor,
     second: Tensor,
     prior: Prior,
     config: FusionConfig,
-    noise: Callable[[str, Sequence[int]], Tensor],
+    keys: Sequence[bytes],
     x_T: Tensor | None,  # noqa: N803
     callback: Callback | None,
-) -> Tensor:
-    """The luma [B, 1, H, W] of one sample, before any output rule, from that of the sources on the prior's device."""
+) -> Iterator[Tensor]:
+    """The luma [B, 1, H, W] of each sample, before any output rule, from that of the sources on the prior's device."""
     if is_baseline(config.mode):
-        return fuse_baseline(config.mode, first, second)
+        yield fuse_baseline(config.mode, first, second)
+        return
     height, width = first.shape[2:]
     # Without a prior too: the sides of FFTs then have small factors, and the same pixels have the same surroundings.
     first, second = extend(first, prior.multiple), extend(second, prior.multiple)
+    # One for all samples: what the rule finds in the sources does not depend on the noise.
     guidance = Guidance(config.rectifier(), first, second)
     if not config.use_prior:
-        return rectify_alone(guidance, config.num_steps, callback)[..., :height, :width]
+        yield rectify_alone(guidance, config.num_steps, callback)[..., :height, :width]
+        return
     shape = (prior.channels, *first.shape[2:])
-    x_t = noise("x_T", shape) if x_T is None else _given_start(x_T, (height, width), (len(first), *shape), prior)
+    given = None if x_T is None else _given_start(x_T, (height, width), (len(first), *shape), prior)
+    for index in range(config.samples):
+        noise = partial(_sample_noise, config.seed, keys, index, prior.device)
+        x_t = noise("x_T", shape) if given is None else given
+        x_0 = _sampled(guidance, x_t, prior, config, noise, callback if index == 0 else None)
+        yield luma(x_0)[..., :height, :width]
+
+
+def _sampled(
+    guidance: Guidance,
+    x_t: Tensor,
+    prior: Prior,
+    config: FusionConfig,
+    noise: Callable[[str, Sequence[int]], Tensor],
+    callback: Callback | None,
+) -> Tensor:
+    """x_0 of one sample, from its noise."""
+    shape = x_t.shape[1:]
     start = config.start_timestep
     if start is not None:
         alpha_bar = float(prior.schedule.alphas_cumprod[start])
         x_t = math.sqrt(alpha_bar) * rectify_alone(guidance, 1) + math.sqrt(1 - alpha_bar) * x_t
-    x_0 = sample(
+    return sample(
         prior,
         x_t,
         respaced_timesteps(config.num_steps, prior.schedule.num_timesteps if start is None else start + 1),
@@ -294,7 +324,6 @@ def _fused_luma(
         noise=lambda timestep: noise(f"timestep {timestep}", shape),
         callback=callback,
     )
-    return luma(x_0)[..., :height, :width]
 
 
 def finish(fused_luma: Tensor, rule: Output) -> Tensor:

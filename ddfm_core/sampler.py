@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
@@ -31,6 +32,12 @@ class Guidance:
     rectifier: Rectifier[Any]
     first: Tensor
     second: Tensor
+
+    @cached_property
+    def begun(self) -> RectifierState:
+        """The rule's state before its first step, found once: steps make new states and leave this one as it is."""
+        state: RectifierState = self.rectifier.start(self.first, self.second)
+        return state
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def sample(
         ValueError: a step draws noise but ``noise`` was not given, or the timesteps do not fall.
     """
     alphas_cumprod = prior.schedule.alphas_cumprod
-    state = guidance.rectifier.start(guidance.first, guidance.second) if guidance else None
+    state = guidance.begun if guidance else None
     x_t = x_T
     for timestep, previous in timestep_pairs(tuple(timesteps)):
         alpha_bar = float(alphas_cumprod[timestep])

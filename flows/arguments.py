@@ -43,7 +43,7 @@ methods, of --methods:
   adaptive                               a mode: adaptive, paper, released, mean, max, laplacian, gradient
   paper:steps=10,tv_weight=0.1           with fields of a job file changed; its name is made of them
   quick=adaptive:steps=5                 the same under a name of yours
-  table2                                 the ablations of the paper's Table 2
+  table2                                 the ablations of the paper's Table 2; one alone: phi-1, without-prior, ...
 By default every mode. Each method is an ordinary fusion run into OUT/SET, resumed and left alone as by `ddfm fuse`.
 
 examples:

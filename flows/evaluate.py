@@ -17,7 +17,7 @@ from ddfm_core.priors import Prior
 from flows.fuse_archive import CheckedJob, RunSummary, Watcher, finish, fuse_here, identify_prior, plan_runs
 from flows.fuse_shard import PLAIN, Stages
 from flows.open_prior import open_prior
-from tasks.codes import ConfigurationError, Status
+from tasks.codes import ConfigurationError, PairError, Status
 from tasks.evaluation.datasets import DataSet, SetPair, choose_data_sets, find_data_sets
 from tasks.evaluation.evaluation import Evaluation, pairs_table
 from tasks.evaluation.gather import Means, mean_figures, method_rows, write_evaluation
@@ -46,23 +46,26 @@ class Evaluated:
         tables: one per data set, and that of the Harvard sets together.
         files: what was written beside the data sets' folders.
         statuses: rows by status.
+        left_out: of each sheet that could not be made, a sentence.
         failed: whether in a run of this process a larger share of the pairs failed than its job allows.
     """
 
     tables: tuple[ResultTable, ...]
     files: tuple[str, ...]
     statuses: Mapping[str, int]
+    left_out: tuple[str, ...]
     failed: bool
 
     @property
     def clean(self) -> bool:
-        """Whether every pair of every method is ok, or was skipped on purpose."""
-        return not (self.statuses.get(Status.REJECTED) or self.statuses.get(Status.FAILED))
+        """Whether every pair of every method is ok, or was skipped on purpose, and every sheet is there."""
+        return not (self.statuses.get(Status.REJECTED) or self.statuses.get(Status.FAILED) or self.left_out)
 
     def sentence(self) -> str:
         """The rows in one line."""
         counts = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
-        return f"{sum(self.statuses.values())} rows: {counts}"
+        told = f"{sum(self.statuses.values())} rows: {counts}"
+        return f"{told}; sheets left out: {len(self.left_out)}" if self.left_out else told
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,11 @@ def _find_traced(
             f"trace: {wanted!r} is {'no pair' if not hits else 'the key of several pairs'} of "
             f"{', '.join(one.name for one in found)}; write SET/KEY{f', such as {many}' * bool(hits)}"
         )
-    return *hits[0], traceable[0]
+    data_set, pair = hits[0]
+    missing = [name for name, uri in (("first", pair.first), ("second", pair.second)) if uri is None]
+    if missing:
+        raise ConfigurationError(f"trace: {data_set.name}/{pair.key} has no {missing[0]} source; name a whole pair")
+    return data_set, pair, traceable[0]
 
 
 def _report(
@@ -211,53 +218,64 @@ def _report(
     traced: tuple[DataSet, SetPair, str] | None,
     priors: Priors,
 ) -> Evaluated:
-    """Gather the rows; write Parquet, tables, sheets and plots."""
+    """Gather the rows; write Parquet and tables, and then the pictures, of which one that fails costs only itself."""
     out = absolute(evaluation.out)
-    sheets = join(out, "sheets")
-    grid = {method.name for method in parse_grid(evaluation.grid)} if evaluation.grid is not None else set()
     rows: list[pa.Table] = []
     means_of: list[tuple[DataSet, list[Means]]] = []
-    letters: dict[str, dict[str, str]] = {}
-    files = []
     for one, outcome in zip(sets, outcomes, strict=True):
-        tables = {name: method_rows(one.data_set, job) for name, job in one.jobs.items()}
-        shown_tables = [
-            table for name in tables for table in (tables[name], outcome.twins.get(name)) if table is not None
+        tables = [
+            table
+            for name, job in one.jobs.items()
+            for table in (method_rows(one.data_set, job), outcome.twins.get(name))
+            if table is not None
         ]
-        rows += shown_tables
-        means = [mean_figures(table, evaluation.metrics) for table in shown_tables]
-        means_of.append((one.data_set, means))
+        rows += tables
+        means_of.append((one.data_set, [mean_figures(table, evaluation.metrics) for table in tables]))
+
+    parquet, text = join(out, "evaluation.parquet"), join(out, "tables.md")
+    all_rows = write_evaluation(parquet, rows)
+    saved = {name: job.fusion_config().output_rule() for name, job in sets[0].jobs.items()}
+    shown = [set_table(data_set, means, evaluation.metrics, saved) for data_set, means in means_of]
+    joint = harvard_table(means_of, evaluation.metrics, saved)
+    shown += [joint] if joint is not None else []
+    write_atomic(text, tables_text(shown).encode())
+    statuses = {item["values"]: item["counts"] for item in pc.value_counts(all_rows["status"]).to_pylist()}
+    files, left_out = _write_pictures(evaluation, sets, means_of, traced, priors)
+    return Evaluated(
+        tuple(shown), (parquet, text, *files), statuses, left_out,
+        failed=any(summary.failed for outcome in outcomes for summary in outcome.summaries),
+    )  # fmt: skip
+
+
+def _write_pictures(
+    evaluation: Evaluation,
+    sets: Sequence[SetJobs],
+    means_of: Sequence[tuple[DataSet, Sequence[Means]]],
+    traced: tuple[DataSet, SetPair, str] | None,
+    priors: Priors,
+) -> tuple[list[str], tuple[str, ...]]:
+    """Sheets, plots and the trace; returns what was written, and a sentence for each sheet that was not."""
+    sheets, plots = (join(absolute(evaluation.out), name) for name in ("sheets", "plots"))
+    grid = {method.name for method in parse_grid(evaluation.grid)} if evaluation.grid is not None else set()
+    files: list[str] = []
+    left_out: list[str] = []
+    letters: dict[str, Mapping[str, str]] = {}
+    for one, (_, means) in zip(sets, means_of, strict=True):
         if evaluation.sheets_per_set:
-            outputs = {name: _outputs(table) for name, table in tables.items()}
-            letters |= write_sheets(
-                sheets, one.data_set, one.jobs, outputs, evaluation.sheets_per_set, evaluation.blind
-            )  # fmt: skip
-            files.append(join(sheets, one.data_set.name))
+            made = write_sheets(sheets, one.data_set, one.jobs, evaluation.sheets_per_set, evaluation.blind)
+            letters |= made.letters
+            left_out += made.left_out
+            files += [join(sheets, one.data_set.name)] if made.written else []
         points = [figures for figures in means if figures.method in grid]
-        plot = write_plot(join(out, "plots"), one.data_set, points, one.jobs) if points else None
-        if plot is not None:
-            files.append(plot)
+        plot = write_plot(plots, one.data_set, points, one.jobs) if points else None
+        files += [plot] if plot is not None else []
     if letters:
         files.append(write_key(sheets, letters))
     if traced is not None:
         data_set, pair, method = traced
         job = next(one.jobs[method] for one in sets if one.data_set.name == data_set.name)
-        files.append(write_trace(sheets, data_set, pair, job, priors.load(job)))
-
-    parquet, text = join(out, "evaluation.parquet"), join(out, "tables.md")
-    all_rows = write_evaluation(parquet, rows)
-    shown = [set_table(data_set, means, evaluation.metrics) for data_set, means in means_of]
-    joint = harvard_table(means_of, evaluation.metrics)
-    shown += [joint] if joint is not None else []
-    write_atomic(text, tables_text(shown).encode())
-    statuses = {item["values"]: item["counts"] for item in pc.value_counts(all_rows["status"]).to_pylist()}
-    return Evaluated(
-        tuple(shown), (parquet, text, *files), statuses,
-        failed=any(summary.failed for outcome in outcomes for summary in outcome.summaries),
-    )  # fmt: skip
-
-
-def _outputs(rows: pa.Table) -> dict[str, str]:
-    """Where the pictures of the fused pairs lie, by key."""
-    fused = rows.filter(pc.equal(rows["status"], Status.OK))
-    return dict(zip(fused["pair_key"].to_pylist(), fused["output_uri"].to_pylist(), strict=True))
+        try:
+            files.append(write_trace(sheets, data_set, pair, job, priors.load(job)))
+        except PairError as error:
+            left_out.append(f"the trace of {data_set.name}/{pair.key}: {error}")
+    return files, tuple(left_out)

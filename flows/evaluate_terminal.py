@@ -43,6 +43,8 @@ class TerminalEvaluationWatcher(TerminalWatcher):
         self.console.print()
         for file in outcome.files:
             self.console.print(escape(file))
+        for sentence in outcome.left_out:
+            self.console.print(f"left out: {escape(sentence)}")
         self.console.print(outcome.sentence())
 
     def evaluating(self, data_set: DataSet, method: Method) -> None:

@@ -154,7 +154,9 @@ class LogEvaluationWatcher(LogWatcher):
         logger.info("%d pictures: %s", len(rows), overview([rows]).sentence())
 
     def evaluated(self, outcome: Evaluated) -> None:
-        """Log the outcome."""
+        """Log the outcome, and which sheets could not be made."""
+        for sentence in outcome.left_out:
+            logger.warning("left out: %s", sentence)
         logger.info("%s", outcome.sentence())
 
 

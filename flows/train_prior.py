@@ -63,6 +63,36 @@ def load_pictures(folder: Path, holdout: str) -> tuple[list[Tensor], list[Tensor
     return training, judging
 
 
+def usable_pictures(
+    training: list[Tensor], judging: list[Tensor], largest_crop: int, multiple: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Those that are large enough: to train on for the largest crop, to judge by for the padding to a multiple.
+
+    Args:
+        training, judging: as of :func:`load_pictures`.
+        largest_crop: side in pixels of the largest crop that is trained on.
+        multiple: of the sides of a picture that the network takes.
+
+    Raises:
+        ValueError: what would be found out only at the end of the training: one of the lists has no picture of
+            ``JUDGED_CROP`` pixels, from which the hold-out figures are taken, or none to train on is left.
+    """
+    large = [picture for picture in training if min(picture.shape[-2:]) >= largest_crop]
+    judged = [picture for picture in judging if min(picture.shape[-2:]) >= multiple]
+    for name, pictures, needed in (
+        ("to train on", training, max(largest_crop, JUDGED_CROP)),
+        ("held out", judging, max(multiple, JUDGED_CROP)),
+    ):
+        largest = max(min(picture.shape[-2:]) for picture in pictures)
+        if largest < needed:
+            raise ValueError(
+                f"of the {len(pictures)} pictures {name} one at least must be {needed} pixels high and wide (crops are "
+                f"of up to {largest_crop} pixels, and judged are {JUDGED_CROP}); the shorter side of the largest is "
+                f"{largest}"
+            )
+    return large, judged
+
+
 def central_crops(pictures: list[Tensor], size: int) -> Tensor:
     """Central crops [N, 1, size, size] in [-1, 1] of the pictures that are large enough."""
     crops = []
@@ -133,10 +163,9 @@ def train(
         begin_with: a prior of this kind whose weights training begins with, where there is no checkpoint yet.
 
     Raises:
-        ValueError: too few pictures, or a prior of another kind.
+        ValueError: before the first step: too few pictures, or too small ones, or a prior of another kind.
     """
-    training, judging = load_pictures(pictures, holdout)
-    training = [picture for picture in training if min(picture.shape[-2:]) >= max(config.crop_sizes)]
+    training, judging = usable_pictures(*load_pictures(pictures, holdout), max(config.crop_sizes), network.multiple)
     out.mkdir(parents=True, exist_ok=True)
     schedule = linear_schedule()
     trainer = Trainer(network, config, schedule, torch.device(device))

@@ -393,14 +393,12 @@ class Job(BaseModel):
     def _settings_without_effect(self) -> set[str]:
         """Of those that change pixels, the ones that this kind of source or this method has no use for."""
         config = self.fusion_config()
-        unused = {"bit_depth", "max_pixels"} if self.of_volumes else set()
+        unused = set(config.without_effect)
         if not config.draws:
+            unused |= {"precision"}
+        if self.of_volumes:
             # The registration of volumes draws by the seed as well.
-            unused |= {"update", "eta", "precision", "start"} | (set() if self.of_volumes else {"seed"})
-        if self.mode == "adaptive":
-            unused |= {"tv_weight"}
-        if config.of_baseline:
-            unused |= {"steps", "tv_weight", "penalty", "phi", "use_prior", "samples"}
+            unused = unused - {"seed"} | {"bit_depth", "max_pixels"}
         return unused
 
 

@@ -99,7 +99,8 @@ SIDE_NAMES: Final = (
 _INFRARED_VISIBLE: Final = SIDE_NAMES[0]
 _ALL_NAMES: Final = frozenset(name for sides in SIDE_NAMES for name in (*sides.first_names, *sides.second_names))
 
-_OPTIONAL: Final = frozenset({"train", "val", "trainval", "detection"})
+_OPTIONAL: Final = re.compile(r"(?:.*[^a-z0-9])?(?:train|val|trainval|detection)", re.IGNORECASE)
+"""Names of splits that others train on, alone or behind the name of a collection."""
 _FAMILY_WORDS: Final[Mapping[Family, re.Pattern[str]]] = {
     Family.TNO: re.compile(r"(?<![a-z])tno(?![a-z])"),
     Family.ROADSCENE: re.compile(r"road[-_ ]?scene"),
@@ -194,7 +195,7 @@ def _with_side_folders(base: str, above: Sequence[str], pictures: Iterable[_Pict
                     modality_first=sides.first,
                     modality_second=sides.second,
                     pairs=_pair(first, second, marks),
-                    optional=any(name.lower() in _OPTIONAL for name in (*above[-1:], *parent)),
+                    optional=any(_OPTIONAL.fullmatch(name) for name in (*above[-1:], *parent)),
                 )
             )
     return found

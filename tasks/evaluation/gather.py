@@ -118,13 +118,8 @@ def current_columns(data_set: DataSet, job: Job, columns: Sequence[str]) -> pa.T
 def _settings(job: Job) -> dict[str, Any]:
     config = job.fusion_config()
     effective = job.resolved()
-    settings = {name: getattr(effective, name) for name, _, _ in _SETTINGS}
-    if config.of_baseline:
-        settings = dict.fromkeys(settings) | {"mode": job.mode}
-    elif not config.draws:
-        settings |= dict.fromkeys(("update", "eta", "seed", "prior", "precision"))
-    if job.mode == "adaptive":
-        settings["tv_weight"] = None
+    unused = config.without_effect if config.draws else config.without_effect | {"prior", "precision"}
+    settings = {name: None if name in unused else getattr(effective, name) for name, _, _ in _SETTINGS}
     return settings | {"output": config.output_rule()}
 
 

@@ -21,16 +21,19 @@ STRETCHED: Final = "-stretch"
 """Ends the name of a method's twin: its pictures, measured again when they are stretched as in the papers."""
 
 TABLE2: Final = "table2"
-_TABLE2: Final = (
-    "without-prior=paper:use_prior=false",
-    "without-tv=paper:tv_weight=0",
-    "phi-0.1=paper:phi=0.1",
-    "phi-1=paper:phi=1",
-    "paper",
-)
-"""Experiments I to IV of the paper's Table 2, and the whole method."""
+_TABLE2: Final[Mapping[str, str]] = MappingProxyType({
+    "without-prior": "without-prior=paper:use_prior=false",
+    "without-tv": "without-tv=paper:tv_weight=0",
+    "phi-0.1": "phi-0.1=paper:phi=0.1",
+    "phi-1": "phi-1=paper:phi=1",
+    "paper": "paper",
+})  # fmt: skip
+"""Experiments I to IV of the paper's Table 2, and the whole method, by the names of their rows."""
 
-_GROUPS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({TABLE2: _TABLE2})
+_STANDS_FOR: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
+    {TABLE2: tuple(_TABLE2.values())} | {name: (text,) for name, text in _TABLE2.items()}
+)
+"""The group, and each of its members alone."""
 
 _GRID: Final[Mapping[str, Sequence[str]]] = MappingProxyType({
     "mode": ("paper",),
@@ -69,6 +72,12 @@ class Method:
         return not self.is_baseline and self.settings.get("use_prior", True) is not False
 
     @property
+    def without_effect(self) -> frozenset[str]:
+        """Fields that change nothing in its pictures."""
+        config = FusionConfig(mode=self.settings["mode"], use_prior=self.is_baseline or self.diffuses)
+        return config.without_effect if config.draws else config.without_effect | {"prior", "precision"}
+
+    @property
     def twin_name(self) -> str:
         """Of its stretched twin."""
         return self.name + STRETCHED
@@ -99,7 +108,8 @@ def default_methods() -> tuple[Method, ...]:
 
 
 def parse_methods(texts: Iterable[str]) -> tuple[Method, ...]:
-    """Methods as written: ``MODE``, ``NAME=MODE``, both also with ``:FIELD=VALUE,...`` behind it, or ``table2``.
+    """Methods as written: ``MODE``, ``NAME=MODE``, both also with ``:FIELD=VALUE,...`` behind it, ``table2``, or one of
+    its rows such as ``phi-1``.
 
     Without a name it is made of mode, fields and values. A method that is named twice in the same way counts once.
 
@@ -109,7 +119,7 @@ def parse_methods(texts: Iterable[str]) -> tuple[Method, ...]:
     """
     found: dict[str, Method] = {}
     for text in texts:
-        for one in _GROUPS.get(text, (text,)):
+        for one in _STANDS_FOR.get(text, (text,)):
             method = _parse(one)
             if found.setdefault(method.name, method) != method:
                 raise ConfigurationError(f"methods: {method.name} stands for two configurations; give them other names")
@@ -120,10 +130,12 @@ def parse_grid(texts: Sequence[str]) -> tuple[Method, ...]:
     """Every combination of the values of a grid, as written: ``tv_weight=0.1,0.5 steps=5,10,25 mode=paper``.
 
     Fields that are not given have one value, their default; without any, ``tv_weight``, ``penalty`` and ``steps`` of
-    mode `paper` go through values of ours.
+    mode `paper` go through values of ours. The mode is the default one, but `paper` when a field is given that only
+    the paper's rule uses.
 
     Raises:
-        ConfigurationError: a text is not FIELD=VALUE,VALUE, or a field is given twice or unknown.
+        ConfigurationError: a text is not FIELD=VALUE,VALUE, a field is given twice or unknown, or has several values
+            where it has no effect, so that the same pictures would be fused for each.
     """
     axes: dict[str, Sequence[str]] = {}
     for text in texts:
@@ -136,12 +148,20 @@ def parse_grid(texts: Sequence[str]) -> tuple[Method, ...]:
             raise ConfigurationError(f"grid: there is no field {name!r}; the fields are {', '.join(allowed_fields())}")
         axes[name] = values.split(",")
     axes = axes or dict(_GRID)
-    chosen_modes = axes.pop("mode", (FusionConfig().mode,))
+    # Mode `adaptive` refuses phi.
+    of_paper = {*FusionConfig().without_effect, "phi"}
+    chosen_modes = axes.pop("mode", (FusionConfig().mode if of_paper.isdisjoint(axes) else "paper",))
     methods = []
     for mode in chosen_modes:
         for values_of_one in product(*axes.values()):
             settings = ",".join(f"{name}={value}" for name, value in zip(axes, values_of_one, strict=True))
             methods.append(_parse(f"{mode}:{settings}" if settings else mode))
+    for method in methods:
+        idle = [name for name, values in axes.items() if len(values) > 1 and name in method.without_effect]
+        if idle:
+            raise ConfigurationError(
+                f"grid: the values of {', '.join(idle)} make no difference in {method.name}; give one, or another mode="
+            )
     return tuple(methods)
 
 
@@ -151,10 +171,9 @@ def _parse(text: str) -> Method:
     if not named:
         name, mode = "", head
     if mode not in modes():
-        groups = ", ".join(_GROUPS)
         raise ConfigurationError(
-            f"methods: {text!r} has no mode {mode!r}; allowed are {', '.join(modes())}, NAME=MODE:FIELD=VALUE,... "
-            f"and the group {groups}"
+            f"methods: {text!r} has no mode {mode!r}; allowed are {', '.join(modes())}, NAME=MODE:FIELD=VALUE,..., "
+            f"the group {TABLE2} and of it {', '.join(name for name in _TABLE2 if name not in modes())}"
         )
     settings: dict[str, Any] = {"mode": mode}
     for part in tail.split(",") if colon else ():

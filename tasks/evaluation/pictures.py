@@ -8,21 +8,23 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from ddfm_core.fusion import fuse
 from ddfm_core.priors import Prior
-from tasks.codes import ConfigurationError, PairError
+from tasks.codes import Code, PairError, Status
 from tasks.evaluation.datasets import DataSet, SetPair
-from tasks.evaluation.gather import Means
+from tasks.evaluation.gather import Means, current_columns
 from tasks.evaluation.plots import GridPoint, grid_plot
 from tasks.evaluation.sheet import Panel, blind, contact_sheet
-from tasks.evaluation.trace import Trace, trace_sheet
+from tasks.evaluation.trace import Trace, trace_sheet, weight_notes
 from tasks.image_pair import PreparedImages, read_images
 from tasks.job import Job
 from tasks.publish.png import to_grey_levels
@@ -31,6 +33,30 @@ from tasks.rows import ManifestRow, SourceRow
 from tasks.storage import join, read_bytes, write_atomic
 
 KEY_FILE: Final = "key.json"
+_ADVICE: Final = "after ddfm verify --deep --repair on the folder of its set the next call fuses it again"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A fused picture as it was published: where it lies, and its SHA-256."""
+
+    uri: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Sheets:
+    """What came of the contact sheets of a data set.
+
+    Attributes:
+        written: how many.
+        letters: by set and key, which letter is which method; empty unless they are hidden.
+        left_out: of each sheet that could not be made, a sentence.
+    """
+
+    written: int
+    letters: Mapping[str, Mapping[str, str]]
+    left_out: tuple[str, ...]
 
 
 def spread_keys(keys: Sequence[str], count: int) -> list[str]:
@@ -39,43 +65,86 @@ def spread_keys(keys: Sequence[str], count: int) -> list[str]:
     return [keys[place] for place in dict.fromkeys(places.tolist())]
 
 
-def write_sheets(
-    folder: str, data_set: DataSet, jobs: Mapping[str, Job], outputs: Mapping[str, Mapping[str, str]], count: int,
-    hidden: bool,
-) -> dict[str, dict[str, str]]:  # fmt: skip
+def write_sheets(folder: str, data_set: DataSet, jobs: Mapping[str, Job], count: int, hidden: bool) -> Sheets:
     """Write contact sheets of some pairs of a data set into ``folder``/<set>.
 
+    Pairs that every method fused are chosen. A sheet of which a picture cannot be read is left out.
+
     Args:
-        jobs: by the name of their method.
-        outputs: by method, in the order of the panels, and then by key, where the fused pictures lie. Pairs that every
-            method fused are chosen.
+        jobs: by the name of their method, in the order of the panels; their runs are complete.
         count: sheets at most.
         hidden: letters in another order on each sheet instead of names.
 
-    Returns:
-        By set and key: which letter is which method; empty unless ``hidden``.
-
     Raises:
-        StorageError: a picture cannot be read, or a sheet not be written.
-        PairError: a picture that was published cannot be decoded any more.
+        StorageError: the store of a picture is out of reach, or a sheet cannot be written.
     """
     pairs = {pair.key: pair for pair in data_set.pairs}
+    outputs = {name: published_pictures(data_set, job) for name, job in jobs.items()}
     fused = sorted(key for key in pairs if all(key in found for found in outputs.values()))
-    letters: dict[str, dict[str, str]] = {}
-    for key in spread_keys(fused, count):
-        job = next(iter(jobs.values()))
-        sources = read_sources(pairs[key], job).slices[0]
-        panels = [
-            Panel(data_set.modality_first, picture_of(sources.first)),
-            Panel(data_set.modality_second, picture_of(sources.second)),
-            *(Panel(name, _published(outputs[name][key], job)) for name in outputs),
-        ]
+    letters: dict[str, Mapping[str, str]] = {}
+    left_out: list[str] = []
+    chosen = spread_keys(fused, count)
+    for key in chosen:
+        name = f"{data_set.name}/{key}"
+        try:
+            panels = _panels(data_set, pairs[key], jobs, {method: found[key] for method, found in outputs.items()})
+        except PairError as error:
+            left_out.append(f"the sheet of {name}: {error}")
+            continue
         if hidden:
-            digest = hashlib.sha256(f"{data_set.name}/{key}".encode()).digest()
-            panels, letters[f"{data_set.name}/{key}"] = blind(panels, 2, int.from_bytes(digest[:4], "big"))
+            digest = hashlib.sha256(name.encode()).digest()
+            panels, letters[name] = blind(panels, 2, int.from_bytes(digest[:4], "big"))
         page = contact_sheet(f"{data_set.name}  {key}", panels)
         write_picture(join(folder, data_set.name, f"{key}.png"), page)
-    return letters
+    return Sheets(len(chosen) - len(left_out), letters, tuple(left_out))
+
+
+def published_pictures(data_set: DataSet, job: Job) -> dict[str, Published]:
+    """The pictures of the pairs of a data set that a job has fused, by key.
+
+    Raises:
+        StorageError: its rows cannot be read.
+    """
+    rows = current_columns(data_set, job, ("pair_key", "status", "output_uri", "output_sha256"))
+    fused = rows.filter(pc.equal(rows["status"], Status.OK)).to_pylist()
+    return {row["pair_key"]: Published(row["output_uri"], row["output_sha256"]) for row in fused}
+
+
+def _panels(
+    data_set: DataSet, pair: SetPair, jobs: Mapping[str, Job], pictures: Mapping[str, Published]
+) -> list[Panel]:
+    """The sources of a pair and its fused picture by each method.
+
+    Raises:
+        PairError: one of them cannot be read.
+    """
+    job = next(iter(jobs.values()))
+    sources = read_sources(pair, job).slices[0]
+    fused = {
+        name: read_raster(read_published(picture.uri, picture.sha256), max_pixels=job.max_pixels).pixels
+        for name, picture in pictures.items()
+    }
+    return [
+        Panel(data_set.modality_first, picture_of(sources.first)),
+        Panel(data_set.modality_second, picture_of(sources.second)),
+        *(Panel(name, pixels.astype(np.uint8)) for name, pixels in fused.items()),
+    ]
+
+
+def read_published(uri: str, sha256: str) -> bytes:
+    """The file of a fused picture.
+
+    Raises:
+        PairError: it cannot be read, or is not the one that was published; with what to do about it.
+        StorageError: its store is out of reach.
+    """
+    try:
+        content = read_bytes(uri)
+    except PairError as error:
+        raise PairError(error.code, f"the fused picture; {_ADVICE}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise PairError(Code.READ_FAILED, f"the fused picture is not the one that was published; {_ADVICE}")
+    return content
 
 
 def write_key(folder: str, letters: Mapping[str, Mapping[str, str]]) -> str:
@@ -93,19 +162,17 @@ def write_trace(folder: str, data_set: DataSet, pair: SetPair, job: Job, prior: 
     """Fuse one pair and write its steps as a sheet into ``folder``/<set>; returns where.
 
     Raises:
-        ConfigurationError: the pair cannot be fused, with its code's sentence.
-        StorageError: it cannot be read or written.
+        PairError: the pair cannot be fused.
+        StorageError: the store of its sources is out of reach, or the sheet cannot be written.
     """
-    try:
-        sources = read_sources(pair, job).slices[0]
-    except PairError as error:
-        raise ConfigurationError(f"trace: {data_set.name}/{pair.key} cannot be fused: {error}") from error
+    sources = read_sources(pair, job).slices[0]
     first, second = (torch.from_numpy(np.ascontiguousarray(one))[None] for one in (sources.first, sources.second))
     config = job.fusion_config()
     trace = Trace(first.shape[2], first.shape[3], config.num_steps)
     fuse(first, second, prior, config, keys=[sources.key], callback=trace)
     uri = join(folder, data_set.name, f"{pair.key}.trace.png")
-    write_picture(uri, trace_sheet(f"{data_set.name}  {pair.key}  {job.method_name}", trace.kept()))
+    title = f"{data_set.name}  {pair.key}  {job.method_name}"
+    write_picture(uri, trace_sheet(title, trace.kept(), notes=weight_notes(config)))
     return uri
 
 
@@ -149,11 +216,6 @@ def picture_of(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """[C, H, W] in [-1, 1] as 8-bit [H, W] or [H, W, 3]."""
     levels = to_grey_levels(image)
     return levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
-
-
-def _published(uri: str, job: Job) -> NDArray[np.uint8]:
-    pixels = read_raster(read_bytes(uri), max_pixels=job.max_pixels).pixels
-    return pixels.astype(np.uint8)
 
 
 def write_picture(uri: str, picture: Image.Image) -> None:

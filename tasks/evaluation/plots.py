@@ -95,11 +95,6 @@ def grid_plot(title: str, points: Sequence[GridPoint], metrics: Sequence[str] = 
     return Image.open(encoded).convert("RGB")
 
 
-def steps_plot(title: str, metric: str, points: Sequence[GridPoint]) -> Image.Image:
-    """The same for one metric alone; raises like :func:`grid_plot`."""
-    return grid_plot(title, points, (metric,))
-
-
 def _check(points: Sequence[GridPoint], metrics: Sequence[str]) -> None:
     if not points or not metrics:
         raise ValueError(f"a plot needs points and metrics, got {len(points)} points and metrics {list(metrics)}")

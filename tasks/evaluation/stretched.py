@@ -7,7 +7,6 @@ is kept in ``OUT/stretched/<set>/<method>.parquet`` and holds as long as picture
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,21 +25,19 @@ from tasks.codes import Code, PairError, Status
 from tasks.evaluation.datasets import DataSet, SetPair
 from tasks.evaluation.gather import EVALUATION_SCHEMA, current_columns, method_rows
 from tasks.evaluation.methods import Method
-from tasks.evaluation.pictures import read_sources
+from tasks.evaluation.pictures import read_published, read_sources
 from tasks.job import Job
 from tasks.measure import measure
 from tasks.normalise import normalise
 from tasks.read.raster import read_raster
 from tasks.schemas import table_of
-from tasks.storage import StorageError, exists, join, read_bytes
+from tasks.storage import StorageError, exists, join
 from tasks.tables import read_table, write_table
 
 logger = logging.getLogger(__name__)
 
 _KEPT_TOGETHER: Final = 32
 """Pictures measured between two writes of the table: the most that a kill can cost."""
-
-_ADVICE: Final = "after ddfm verify --deep --repair on the folder of its set the next call fuses it again"
 
 _IDENTITY: Final = ("output_sha256", "first_fingerprint", "second_fingerprint", "config_hash")
 """Columns of result rows on which figures depend; the last one because it changes with the algorithm's version."""
@@ -174,7 +171,7 @@ def stretch(image: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[
 
 def _measured(pair: SetPair, uri: str, identity: Identity, job: Job) -> dict[str, float] | PairError:
     try:
-        content = _read_published(uri, identity[_IDENTITY.index("output_sha256")])
+        content = read_published(uri, identity[_IDENTITY.index("output_sha256")])
         fused, _ = normalise(read_raster(content, max_pixels=job.max_pixels))
         prepared = read_sources(pair, job)
         (sources,) = prepared.slices
@@ -188,16 +185,6 @@ def _measured(pair: SetPair, uri: str, identity: Identity, job: Job) -> dict[str
         told = f"{type(error).__name__}: {error}"
         logger.error("pair %s: %s", pair.key, told, exc_info=error)
         return PairError(Code.INTERNAL_ERROR, told)
-
-
-def _read_published(uri: str, sha256: str) -> bytes:
-    try:
-        content = read_bytes(uri)
-    except PairError as error:
-        raise PairError(error.code, f"the fused picture; {_ADVICE}") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise PairError(Code.READ_FAILED, f"the fused picture is not the one that was published; {_ADVICE}")
-    return content
 
 
 def _identity(row: Mapping[str, Any]) -> Identity:

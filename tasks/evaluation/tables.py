@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ddfm_core.fusion import Output
 from tasks.evaluation.datasets import HARVARD, DataSet
 from tasks.evaluation.gather import Means
 from tasks.evaluation.methods import STRETCHED
@@ -15,10 +16,12 @@ from tasks.evaluation.published import PublishedRow, Role, published_rows
 _LOWER_IS_BETTER: Final = frozenset({"MSE"})
 _CONVENTIONS: Final = (
     "Ours: means over the fused pairs, taken from the 8-bit grey levels of the published pictures; MI in nats, VIF and "
-    "SSIM summed over the sources, SSIM with data range 2. Pictures are saved by clipping. Rows that end in "
-    f"`{STRETCHED}` measure the same 8-bit pictures, each stretched from its least to its greatest luma. The papers "
-    "stretch before they round to 8 bits, which leaves more levels, so that their EN rises more. Bold: the best of our "
-    "rows."
+    "SSIM summed over the sources, SSIM with data range 2. Bold: the best of our rows."
+)
+_STRETCHING: Final = "stretched from their least to their greatest luma before they are rounded, as by the papers."
+_TWINS: Final = (
+    f"Rows that end in `{STRETCHED}` measure the same 8-bit pictures, each stretched from its least to its greatest "
+    "luma. The papers stretch before they round to 8 bits, which leaves more levels, so that their EN rises more."
 )
 _PUBLISHED: Final = (
     "Published rows are as printed, over the pairs that their authors chose, which need not be these. Figures of other "
@@ -75,20 +78,25 @@ class ResultTable:
         return "\n".join((*lines, ""))
 
 
-def set_table(data_set: DataSet, means: Sequence[Means], metrics: Sequence[str]) -> ResultTable:
+def set_table(
+    data_set: DataSet, means: Sequence[Means], metrics: Sequence[str], saved: Mapping[str, Output]
+) -> ResultTable:
     """The table of one data set.
 
     Args:
         means: of each method, in the order of the rows.
         metrics: the columns.
+        saved: by which rule each method's pictures are saved; a twin, which has none of its own, is not in it.
     """
     published = published_rows(data_set.family) if data_set.family is not None else ()
     named = data_set.family if data_set.family is not None else f"{data_set.modality_first}, {data_set.modality_second}"
     title = f"{data_set.name} ({named}, {max(one.pairs for one in means)} pairs)"
-    return _table(title, means, published, metrics, ())
+    return _table(title, means, published, metrics, saved, ())
 
 
-def harvard_table(means_of: Sequence[tuple[DataSet, Sequence[Means]]], metrics: Sequence[str]) -> ResultTable | None:
+def harvard_table(
+    means_of: Sequence[tuple[DataSet, Sequence[Means]]], metrics: Sequence[str], saved: Mapping[str, Output]
+) -> ResultTable | None:
     """The mean of the three means of the Harvard sets, which the paper's Table 3 is compared with.
 
     None unless there is exactly one set of each of the three kinds, with the same methods.
@@ -116,7 +124,7 @@ def harvard_table(means_of: Sequence[tuple[DataSet, Sequence[Means]]], metrics: 
         "Mean of the means of the three sets, each of which counts the same. The paper's row is over 50 pairs of the "
         "three kinds, whose shares it does not give."
     )
-    return _table("Harvard (mean of the set means)", joint, published_rows(None), metrics, (note,))
+    return _table("Harvard (mean of the set means)", joint, published_rows(None), metrics, saved, (note,))
 
 
 def _table(
@@ -124,6 +132,7 @@ def _table(
     means: Sequence[Means],
     published: Sequence[PublishedRow],
     metrics: Sequence[str],
+    saved: Mapping[str, Output],
     notes: Sequence[str],
 ) -> ResultTable:
     shown = [row for row in published if any(name in row.figures for name in metrics)]
@@ -141,8 +150,22 @@ def _table(
         cells = (*(_figure(one.figures[name]) for name in metrics), f"{one.fused}/{one.pairs}", _figure(one.seconds))
         reached = {place for place, name in enumerate(metrics) if one.figures[name] == best[name]}
         rows.append(TableRow(one.method, cells, frozenset(reached) if len(means) > 1 else frozenset()))
-    told = [*notes, _CONVENTIONS, *([_PUBLISHED] if shown else []), *_comparisons(means, shown, metrics)]
+    ours = f"{_CONVENTIONS} {_saving([one.method for one in means], saved)}"
+    told = [*notes, ours, *([_PUBLISHED] if shown else []), *_comparisons(means, shown, metrics)]
     return ResultTable(title, (*metrics, "fused", "s/pair"), tuple(rows), tuple(told), sources)
+
+
+def _saving(methods: Sequence[str], saved: Mapping[str, Output]) -> str:
+    """How the pictures behind the rows of some methods were saved."""
+    stretched = [name for name in methods if saved.get(name) == "stretch"]
+    if not stretched:
+        told = "Pictures are saved by clipping."
+    elif len(stretched) == sum(name in saved for name in methods):
+        told = f"Pictures are {_STRETCHING}"
+    else:
+        named = ", ".join(f"`{name}`" for name in stretched)
+        told = f"Pictures are saved by clipping, but those of {named} are {_STRETCHING}"
+    return told if all(name in saved for name in methods) else f"{told} {_TWINS}"
 
 
 def _comparisons(means: Sequence[Means], published: Sequence[PublishedRow], metrics: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddfm_core.colour import luma
+from ddfm_core.fusion import FusionConfig
 from tasks.evaluation.page import (
     QUIET_TEXT,
     TEXT,
@@ -43,11 +44,11 @@ class Weights(Protocol):
 
     @property
     def weight_first(self) -> Tensor:
-        """E[1/m], the pull towards the first source (Eq. 16)."""
+        """The pull towards the first source; what it is by the mode says :func:`weight_notes`."""
 
     @property
     def weight_second(self) -> Tensor:
-        """E[1/n], the pull towards the second source (Eq. 16)."""
+        """The pull towards the second source."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +59,8 @@ class TracedStep:
         timestep: of the prior's schedule.
         x_t: the noisy picture that the prior was given.
         x0_pred: what it took for the clean picture (Eq. 4), in [-1, 1].
-        x0_rectified: that after the EM step, not clamped.
-        weight_first, weight_second: E[1/m] and E[1/n] (Eq. 16), how hard the sources pulled in this step.
+        x0_rectified: that after the rectification, not clamped.
+        weight_first, weight_second: how hard the sources pulled in this step.
     """
 
     timestep: int
@@ -136,7 +137,18 @@ class Trace:
         return values
 
 
-def trace_sheet(title: str, trace: Sequence[TracedStep], picture_width: int = 256) -> Image.Image:
+def weight_notes(config: FusionConfig) -> tuple[str, str]:
+    """What the weights of the two sources are in a configuration with a rectification."""
+    if config.mode == "adaptive":
+        return ("factor of its gradient",) * 2
+    if config.phi is not None:
+        return "1, given", "phi, given"
+    return "E[1/m] (Eq. 16)", "E[1/n] (Eq. 16)"
+
+
+def trace_sheet(
+    title: str, trace: Sequence[TracedStep], picture_width: int = 256, notes: tuple[str, str] = ("", "")
+) -> Image.Image:
     """The page of a trace: a column for each step, a row for each picture and weight, each row with one scale.
 
     Values beyond the ends of a row's scale get the colour of the end. The scales of the change and of the weights
@@ -147,6 +159,7 @@ def trace_sheet(title: str, trace: Sequence[TracedStep], picture_width: int = 25
         trace: steps of one pair, as :meth:`Trace.kept` gives them.
         picture_width: pixels that a picture takes about: larger ones are reduced by averaging squares of pixels,
             smaller ones get squares for pixels.
+        notes: what the two weights are, see :func:`weight_notes`; stands below their names.
 
     Raises:
         ValueError: no steps, steps of several sizes, or a picture width below 1.
@@ -159,7 +172,7 @@ def trace_sheet(title: str, trace: Sequence[TracedStep], picture_width: int = 25
     factor, shrink = max(1, picture_width // longest), -(-longest // picture_width)
 
     blocks = []
-    for row in _rows(trace):
+    for row in _rows(trace, notes):
         cells = [enlarged(row.colours(_averaged(row.value(step), shrink)), factor) for step in trace]
         blocks.append(beside([_legend(row, cells[0].height), grid(cells, len(cells), _GAP)]))
     width = cells[0].width
@@ -206,7 +219,7 @@ class _Row:
         return self.palette((values - self.low) / (self.high - self.low))
 
 
-def _rows(trace: Sequence[TracedStep]) -> list[_Row]:
+def _rows(trace: Sequence[TracedStep], notes: tuple[str, str]) -> list[_Row]:
     most = float(np.quantile([np.quantile(np.abs(_change(step)), 0.99) for step in trace], 0.9)) or 1.0
     weights = np.concatenate([_log(each).ravel() for step in trace for each in (step.weight_first, step.weight_second)])
     low, high = (float(value) for value in np.quantile(weights, (0.01, 0.99)))
@@ -216,7 +229,7 @@ def _rows(trace: Sequence[TracedStep]) -> list[_Row]:
     return [
         _Row("x_t", ("what the prior is given",), lambda step: step.x_t, -2, 2, "-2", "2", _GREY),
         _Row("x0_pred", ("what the prior makes of it",), lambda step: step.x0_pred, -1, 1, "-1", "1", _GREY),
-        _Row("x0_rectified", ("after the EM step",), lambda step: step.x0_rectified, -1, 1, "-1", "1", _GREY),
+        _Row("x0_rectified", ("after the rectification",), lambda step: step.x0_rectified, -1, 1, "-1", "1", _GREY),
         _Row(
             "change",
             ("x0_rectified - x0_pred",),
@@ -229,7 +242,7 @@ def _rows(trace: Sequence[TracedStep]) -> list[_Row]:
         ),
         _Row(
             "weight_first",
-            ("E[1/m], pull of the first source", "logarithmic"),
+            ("pull of the first source", notes[0], "logarithmic"),
             lambda step: _log(step.weight_first),
             low,
             high,
@@ -238,7 +251,7 @@ def _rows(trace: Sequence[TracedStep]) -> list[_Row]:
         ),
         _Row(
             "weight_second",
-            ("E[1/n], pull of the second source", "logarithmic"),
+            ("pull of the second source", notes[1], "logarithmic"),
             lambda step: _log(step.weight_second),
             low,
             high,
@@ -293,7 +306,7 @@ def _legend(row: _Row, height: int) -> Image.Image:
     ends.paste(line(row.low_text, _LEGEND_WIDTH // 2, _LABEL_SIZE))
     right = line(row.high_text, text_width(row.high_text, _LABEL_SIZE), _LABEL_SIZE)
     ends.paste(right, (_LEGEND_WIDTH - right.width, 0))
-    lines = [line(note, _LEGEND_WIDTH, _LABEL_SIZE, QUIET_TEXT) for note in row.notes]
+    lines = [line(note, _LEGEND_WIDTH, _LABEL_SIZE, QUIET_TEXT) for note in row.notes if note]
     legend = stacked([line(row.name, _LEGEND_WIDTH, _NAME_SIZE), *lines, Image.fromarray(scale), ends], gap=0)
     page = blank(_LEGEND_WIDTH, max(height, legend.height))
     page.paste(legend)

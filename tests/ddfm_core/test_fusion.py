@@ -13,7 +13,7 @@ from torch import Tensor
 
 import ddfm_core
 from ddfm_core.ablations import FixedBalanceRectifier, rectify_alone
-from ddfm_core.adaptive import AdaptiveRectifier
+from ddfm_core.adaptive import AdaptiveRectifier, AdaptiveState
 from ddfm_core.baselines import Baseline, fuse_baseline
 from ddfm_core.colour import luma, to_ycbcr
 from ddfm_core.default_steps import ADAPTIVE_START, ADAPTIVE_STEPS, STEPS
@@ -21,8 +21,8 @@ from ddfm_core.denoiser import Denoiser, DenoiserConfig
 from ddfm_core.fusion import FusionConfig, Mode, Output, extend, finish, fuse
 from ddfm_core.priors import CallablePrior, DenoiserPrior
 from ddfm_core.rectify import PaperRectifier, RectifierState, ReleasedRectifier
-from ddfm_core.sampler import Guidance
-from ddfm_core.schedule import linear_schedule
+from ddfm_core.sampler import Guidance, sample
+from ddfm_core.schedule import linear_schedule, respaced_timesteps
 
 MODES: list[Mode] = ["adaptive", "paper", "released"]
 FAST = FusionConfig(steps=4)
@@ -442,6 +442,8 @@ def test_configuration_names_what_is_wrong(field: str, value: Any) -> None:
         ({"mode": "released", "phi": 1.0}, "phi is 1.0; it must be None in mode 'released'; it belongs to 'paper'"),
         ({"phi": 1.0}, "phi is 1.0; it must be None in mode 'adaptive'; it belongs to 'paper'"),
         ({"mode": "paper", "phi": 1.0, "penalty": 0.0}, "penalty is 0.0; it must be above 0 with phi"),
+        ({"penalty": 0}, "penalty is 0; it must be above 0 in mode 'adaptive'"),
+        ({"penalty": 0.0, "use_prior": False}, "penalty is 0.0; it must be above 0 in mode 'adaptive'"),
         (
             {"steps": ADAPTIVE_START + 2},
             f"steps is {ADAPTIVE_START + 2}; it must be {ADAPTIVE_START + 1} or less from timestep {ADAPTIVE_START}, "
@@ -470,6 +472,27 @@ def test_defaults_depend_on_the_mode(output: Output) -> None:
     assert FusionConfig().output_rule() == FusionConfig(mode="paper").output_rule() == "clip"
     assert FusionConfig(mode="released").output_rule() == "stretch"
     assert FusionConfig(mode="released", output=output).output_rule() == output
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        ({}, {"tv_weight": 2.0}),
+        ({"use_prior": False}, {"tv_weight": 2.0, "eta": 0.5, "seed": 1}),
+        ({"mode": "paper", "use_prior": False}, {"update": "posterior", "seed": 1}),
+        ({"mode": "laplacian"}, {"steps": 9, "penalty": 2.0, "tv_weight": 2.0, "seed": 1}),
+    ],
+)
+def test_fields_without_effect_leave_the_picture_as_it_is(settings: dict[str, Any], changes: dict[str, Any]) -> None:
+    first, second = random(1, 1, 16, 16, seed=1), random(1, 1, 16, 16, seed=2)
+    config = FusionConfig(**{"steps": 2} | settings)
+    assert config.without_effect >= changes.keys()
+    plain, changed = (fuse(first, second, smoothing_prior(), one).image for one in (config, replace(config, **changes)))
+    assert torch.equal(plain, changed)
+
+
+def test_every_field_of_the_papers_rule_has_an_effect() -> None:
+    assert FusionConfig(mode="paper").without_effect == FusionConfig(mode="released").without_effect == frozenset()
 
 
 def test_steps_and_start_are_those_of_the_mode_unless_told() -> None:
@@ -525,6 +548,30 @@ def test_a_start_between_begins_there_with_the_rules_own_picture_in_noise():
     assert float(noise.mean()) == pytest.approx(0, abs=0.1)
     assert float(noise.std()) == pytest.approx(1, abs=0.1)
     assert result.image.shape == first.shape
+
+
+def test_a_rule_begins_once_for_all_samples_and_its_own_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = random(1, 1, 16, 16, seed=1), random(1, 1, 16, 16, seed=2)
+    prior, config, x_T = smoothing_prior(), FusionConfig(steps=3), random(1, 1, 16, 16, seed=3)
+
+    def fresh() -> Guidance:
+        return Guidance(config.rectifier(), first, second)
+
+    alpha_bar = float(prior.schedule.alphas_cumprod[ADAPTIVE_START])
+    x_t = math.sqrt(alpha_bar) * rectify_alone(fresh(), 1) + math.sqrt(1 - alpha_bar) * x_T
+    apart = sample(prior, x_t, respaced_timesteps(3, ADAPTIVE_START + 1), fresh())
+    assert torch.equal(fuse(first, second, prior, config, x_T=x_T).luma, apart.clamp(-1, 1))
+
+    begun: list[int] = []
+    start = AdaptiveRectifier.start
+
+    def counted(rule: AdaptiveRectifier, first: Tensor, second: Tensor) -> AdaptiveState:
+        begun.append(len(first))
+        return start(rule, first, second)
+
+    monkeypatch.setattr(AdaptiveRectifier, "start", counted)
+    fuse(first, second, prior, replace(config, samples=3))
+    assert begun == [1]
 
 
 @pytest.mark.parametrize(

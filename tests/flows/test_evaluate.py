@@ -11,6 +11,7 @@ from PIL import Image
 
 from flows.cli import main
 from flows.evaluate import no_check, run_evaluation
+from flows.prefect_flows import LogEvaluationWatcher
 from tasks import chunk
 from tasks.codes import ConfigurationError
 from tasks.evaluation import stretched
@@ -164,6 +165,60 @@ def test_sheets_hide_the_methods_behind_letters(data):
     assert set(key["tno/0"].values()) == {"mean", "max", "laplacian"}
     assert (sheets / "tno/0.png").read_bytes() != named
     assert str(sheets / "key.json") in outcome.files
+
+
+def test_a_damaged_picture_costs_only_its_sheet(data, capsys):
+    evaluate(data, sets=("tno",), methods=("mean", "max"))
+    (data.parent / "out/tno/fused/max/1.png").write_bytes(b"no picture")
+    (data.parent / "out/evaluation.parquet").unlink()
+    (data.parent / "out/tables.md").unlink()
+    command = ["evaluate", str(data), "--out", f"{data.parent}/out", "--sets", "tno", "--methods", "mean", "max"]
+    assert main([*command, "--no-prefect", "--blind"]) == 1
+    told = capsys.readouterr().out
+    assert "left out: the sheet of tno/1: " in told
+    assert "verify --deep --repair" in told
+    assert "6 rows: 6 ok; sheets left out: 1" in told
+    assert len(rows(data)) == 6
+    assert (data.parent / "out/tables.md").exists()
+    assert sorted(path.name for path in (data.parent / "out/sheets/tno").iterdir()) == ["0.png", "2.png"]
+    assert json.loads((data.parent / "out/sheets/key.json").read_text()).keys() == {"tno/0", "tno/2"}
+
+
+def test_a_flow_logs_what_was_left_out(data, caplog):
+    evaluate(data, sets=("tno",), methods=("mean",))
+    for picture in (data.parent / "out/tno/fused/mean").iterdir():
+        write_picture(picture, 50)
+    outcome, _ = evaluate(data, sets=("tno",), methods=("mean",), sheets=4)
+    assert (outcome.clean, len(outcome.left_out)) == (False, 3)
+    assert outcome.files == tuple(str(data.parent / "out" / name) for name in ("evaluation.parquet", "tables.md"))
+    with caplog.at_level("WARNING"):
+        LogEvaluationWatcher().evaluated(outcome)
+    assert [record.message.split(":")[1] for record in caplog.records] == [
+        f" the sheet of tno/{number}" for number in range(3)
+    ]
+
+
+def test_a_traced_pair_that_cannot_be_read_is_said(data):
+    (data / "tno/vi/1.png").write_bytes(b"no picture")
+    outcome, _ = evaluate(data, sets=("tno",), methods=("adaptive:steps=1",), trace="1")
+    assert len(rows(data)) == 3
+    assert [sentence.split(":")[0] for sentence in outcome.left_out] == ["the trace of tno/1"]
+
+
+def test_a_pair_without_a_partner_cannot_be_traced(data):
+    (data / "tno/vi/2.png").unlink()
+    with pytest.raises(ConfigurationError, match="trace: tno/2 has no second source"):
+        evaluate(data, methods=("adaptive",), trace="tno/2")
+    assert not (data.parent / "out").exists()
+
+
+def test_tables_say_how_pictures_were_saved(data):
+    def told(**settings):
+        evaluate(data, sets=("tno",), methods=("mean", "own=max:output=stretch"), **settings)
+        return (data.parent / "out/tables.md").read_text()
+
+    assert "Pictures are saved by clipping, but those of `own` are stretched" in told()
+    assert "clipping" not in told(output="stretch")
 
 
 def method_rows(data, method):

@@ -75,6 +75,33 @@ def test_both_parts_are_needed(pictures, holdout):
         train_prior.load_pictures(pictures, holdout)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "crop", "words"),
+    [
+        ({"photo_1": (48, 40), "photo_0": (24, 60)}, 16, "1 pictures held out one at least must be 32 pixels"),
+        ({"photo_1": (60, 31), "photo_0": (48, 40)}, 16, "1 pictures to train on one at least must be 32 pixels"),
+        ({"photo_1": (48, 40), "photo_0": (48, 40)}, 48, "must be 48 pixels high and wide .* of the largest is 40"),
+    ],
+)
+def test_pictures_that_are_too_small_stop_before_the_first_step(tmp_path, monkeypatch, sizes, crop, words):
+    monkeypatch.setattr(train_prior, "JUDGED_CROP", 32)
+    for name, size in sizes.items():
+        write_picture(tmp_path / f"{name}.png", 1, size)
+    config = replace(CONFIG, crop_sizes=(16, crop))
+    with pytest.raises(ValueError, match=words):
+        train_prior.train(tmp_path, tmp_path / "out", config, NETWORK, r"_0$", "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_are_too_small_among_others_are_left_out(pictures):
+    write_picture(pictures / "photo_7.png", 7, (100, 12))
+    write_picture(pictures / "photo_8.png", 8, (100, 3))
+    lists = train_prior.load_pictures(pictures, r"_[058]$")
+    training, judging = train_prior.usable_pictures(*lists, 16, NETWORK.multiple)
+    assert (len(lists[0]), len(lists[1])) == (5, 3)
+    assert (len(training), len(judging)) == (4, 2)
+
+
 def test_the_command_explains_itself():
     answer = subprocess.run([sys.executable, "-m", "flows.train_prior", "--help"], capture_output=True, text=True)
     assert answer.returncode == 0

@@ -79,6 +79,20 @@ def test_splits_to_train_on_are_taken_only_by_name(data):
         choose_data_sets(sets, ("tno",))
 
 
+@pytest.mark.parametrize("split", ["M3FD_Detection", "msrs-train", "MSRS val", "roadscene.trainval"])
+def test_a_split_is_told_by_the_last_word_of_a_name(data, split):
+    sides = [f"{folder}/{side}/1.png" for folder in (split, "M3FD_Fusion") for side in ("Ir", "Vis")]
+    sets = find_data_sets(data(*sides))
+    assert [one.folder.rpartition("/")[2] for one in choose_data_sets(sets, ())] == ["M3FD_Fusion"]
+    assert len(sets) == 2
+
+
+@pytest.mark.parametrize("name", ["carnival", "detection_street", "night_trains"])
+def test_other_names_are_no_splits(data, name):
+    sets = find_data_sets(data(*(f"{folder}/{side}/1.png" for folder in (name, "tno") for side in ("ir", "vi"))))
+    assert len(choose_data_sets(sets, ())) == 2
+
+
 def test_the_visible_pictures_of_the_infrared_size_are_preferred(data):
     sides = ("cropinfrared", "crop_HR_visible", "crop_LR_visible")
     (one,) = find_data_sets(data(*(f"RoadScene/{side}/FLIR_1.jpg" for side in sides)))

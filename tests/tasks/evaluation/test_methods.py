@@ -38,6 +38,15 @@ def test_the_ablations_of_table_2():
     }
 
 
+@pytest.mark.parametrize("name", ["without-prior", "without-tv", "phi-0.1", "phi-1"])
+def test_an_ablation_alone_is_called_by_its_row(name):
+    whole = {method.name: method for method in parse_methods(("table2",))}
+    assert parse_methods((name,)) == (whole[name],)
+    assert parse_methods((name, "table2")) == (whole[name], *(one for one in whole.values() if one.name != name))
+    with pytest.raises(ConfigurationError, match=f"{name} stands for two"):
+        parse_methods((name, f"{name}=paper:steps=3"))
+
+
 def test_by_default_every_mode_that_works():
     names = [method.name for method in default_methods()]
     assert names[-4:] == ["mean", "max", "laplacian", "gradient"]
@@ -48,6 +57,7 @@ def test_by_default_every_mode_that_works():
     ("text", "words"),
     [
         ("magic", "no mode 'magic'; allowed are"),
+        ("phi-2", "the group table2 and of it without-prior, without-tv, phi-0.1, phi-1"),
         ("paper:speed=3", "'speed=3' is not FIELD=VALUE with a field of steps"),
         ("paper:steps", "'steps' is not FIELD=VALUE"),
         ("paper:steps=1,steps=2", "steps is given twice"),
@@ -83,6 +93,41 @@ def test_a_grid_is_every_combination():
     assert as_dict(parse_grid(("mode=released,paper", "steps=5"))).keys() == {"released_steps-5", "paper_steps-5"}
     # What the grid goes through by itself are weights of the paper's rule.
     assert [method.mode for method in parse_grid(())] == ["paper"] * 27
+
+
+@pytest.mark.parametrize("axis", ["tv_weight=0.1,1", "phi=0.1,1"])
+def test_a_grid_over_what_only_the_papers_rule_uses_is_of_that(axis):
+    assert [method.mode for method in parse_grid((axis, "steps=5,10"))] == ["paper"] * 4
+    assert [method.mode for method in parse_grid((axis.split(",")[0], "steps=5,10"))] == ["paper"] * 2
+    assert [method.mode for method in parse_grid(("penalty=0.1,1",))] == ["adaptive"] * 2
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (("mode=adaptive", "tv_weight=0.1,1"), "tv_weight make no difference in adaptive_tv_weight-0.1"),
+        (
+            ("mode=paper,adaptive", "tv_weight=0.1,1"),
+            "tv_weight make no difference in adaptive_tv_weight-0.1",
+        ),
+        (
+            ("mode=mean", "steps=5,10", "seed=0,1"),
+            "steps, seed make no difference in mean_steps-5_seed-0",
+        ),
+        (
+            ("use_prior=true,false", "seed=0,1"),
+            "seed make no difference in adaptive_use_prior-False_seed-0",
+        ),
+        (("use_prior=false", "precision=float32,bfloat16"), "precision make no difference"),
+    ],
+)
+def test_a_grid_that_would_fuse_the_same_pictures_twice_is_refused(texts, words):
+    with pytest.raises(ConfigurationError, match=f"grid: the values of {words}"):
+        parse_grid(texts)
+
+
+def test_one_value_without_effect_is_no_harm():
+    assert len(parse_grid(("mode=paper,adaptive", "tv_weight=0.5"))) == 2
 
 
 @pytest.mark.parametrize("texts", [("steps",), ("steps=",), ("steps=1,",), ("steps=1", "steps=2"), ("speed=1",)])

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tasks.evaluation.plots import PAPER_METRICS, GridPoint, grid_plot, steps_plot
+from tasks.evaluation.plots import PAPER_METRICS, GridPoint, grid_plot
 
 BLUE, ORANGE = (31, 119, 180), (255, 127, 14)
 
@@ -29,7 +29,7 @@ def test_each_setting_has_its_line() -> None:
         *(point("falling", steps, VIF=10 - 0.1 * steps) for steps in (100, 5, 10)),
     ]
 
-    plot = np.asarray(steps_plot("steps against VIF", "VIF", points))
+    plot = np.asarray(grid_plot("steps against VIF", points, ("VIF",)))
 
     # Rows count from the top: the first setting begins below the second and ends above it.
     assert rows_of_colour(plot, BLUE, 0.05, 0.3) > rows_of_colour(plot, ORANGE, 0.05, 0.3)
@@ -45,11 +45,12 @@ def test_a_grid_shows_all_six_metrics_and_grows_with_its_legend() -> None:
 
 
 def test_figures_that_do_not_exist_leave_a_gap() -> None:
-    steps_plot("title", "VIF", [point("a", 5, VIF=math.nan), point("a", 10), GridPoint("b", 5, {})])
+    grid_plot("title", [point("a", 5, VIF=math.nan), point("a", 10), GridPoint("b", 5, {})], ("VIF",))
 
 
 def test_long_names_and_signs_of_formulas_are_taken_as_they_are() -> None:
-    plot = steps_plot("a $5 _set_ of $6", "VIF", [point("a very long name " * 20, 5), point("unbroken" * 40, 5)])
+    points = [point("a very long name " * 20, 5), point("unbroken" * 40, 5)]
+    plot = grid_plot("a $5 _set_ of $6", points, ("VIF",))
     assert plot.width < 800
 
 
@@ -61,7 +62,7 @@ def test_what_cannot_be_plotted_is_refused() -> None:
     with pytest.raises(ValueError, match="two points of 5 steps"):
         grid_plot("title", [point("a", 5), point("a", 5)])
     with pytest.raises(ValueError, match="'VIF'"):
-        steps_plot("title", "VIF", [point("a", 5, VIF=math.nan)])
+        grid_plot("title", [point("a", 5, VIF=math.nan)], ("VIF",))
 
 
 def test_matplotlib_is_loaded_only_for_a_plot() -> None:

@@ -2,9 +2,12 @@
 
 import math
 
+import pytest
+
 from tasks.evaluation.datasets import DataSet, Family, SetPair
 from tasks.evaluation.gather import Means
-from tasks.evaluation.tables import harvard_table, set_table, tables_text
+from tasks.evaluation.tables import harvard_table, tables_text
+from tasks.evaluation.tables import set_table as table_of_set
 
 SIX = ("EN", "SD", "MI", "VIF", "Qabf", "SSIM")
 
@@ -15,6 +18,10 @@ def data_set(name, family):
 
 def means(method, *figures, fused=2, pairs=2, seconds=0.5):
     return Means(method, pairs, fused, seconds, dict(zip(SIX, figures, strict=True)))
+
+
+def set_table(data_set, rows, metrics):
+    return table_of_set(data_set, rows, metrics, {one.method: "clip" for one in rows})
 
 
 def line(table, start):
@@ -73,9 +80,31 @@ def test_the_harvard_sets_together():
     found = [
         (one, [means("mean", *[value] * 6, seconds=value)]) for one, value in zip(sets, (1.0, 2.0, 6.0), strict=True)
     ]
-    table = harvard_table(found, SIX)
+    table = harvard_table(found, SIX, {"mean": "clip"})
     assert table is not None
     assert line(table, "| `mean`") == "| `mean` | 3.000 | 3.000 | 3.000 | 3.000 | 3.000 | 3.000 | 6/6 | 3.000 |"
     assert line(table, "| DDFM [").startswith("| DDFM [1] | 4.64 | 63.11 |")
-    assert harvard_table(found[:2], SIX) is None
+    assert harvard_table(found[:2], SIX, {}) is None
     assert "## Harvard (mean of the set means)" in tables_text([table])
+
+
+@pytest.mark.parametrize(
+    ("saved", "told"),
+    [
+        ({"a": "clip", "b": "clip"}, "Pictures are saved by clipping."),
+        ({"a": "stretch", "b": "stretch"}, "Pictures are stretched from their least to their greatest luma before"),
+        ({"a": "stretch", "b": "none"}, "Pictures are saved by clipping, but those of `a` are stretched from"),
+    ],
+)
+def test_how_pictures_are_saved_is_said(saved, told):
+    rows = [means(name, *[1.0] * 6) for name in saved]
+    note = table_of_set(data_set("mine", None), rows, SIX, saved).notes[0]
+    assert told in note
+    assert "-stretch" not in note
+    assert note.count("clipping") == ("clipping" in told)
+
+
+def test_twins_are_explained_where_there_are_some():
+    rows = [means(name, *[1.0] * 6) for name in ("a", "a-stretch")]
+    note = table_of_set(data_set("mine", None), rows, SIX, {"a": "clip"}).notes[0]
+    assert "saved by clipping. Rows that end in `-stretch` measure the same 8-bit pictures" in note

@@ -14,7 +14,7 @@ from ddfm_core.priors import CallablePrior
 from ddfm_core.rectify import EMState
 from ddfm_core.schedule import linear_schedule
 from tasks.evaluation.page import BACKGROUND
-from tasks.evaluation.trace import Trace, TracedStep, trace_sheet
+from tasks.evaluation.trace import Trace, TracedStep, trace_sheet, weight_notes
 
 HEIGHT, WIDTH = 20, 26
 
@@ -156,6 +156,22 @@ def test_the_sheet_has_a_row_for_each_quantity_and_a_column_for_each_step() -> N
     assert orange[0] > orange[2] + 50
     assert purple[2] > purple[0] + 20
     assert even.min() > 240
+
+
+def test_the_weights_are_named_as_what_they_are_in_the_mode() -> None:
+    assert weight_notes(FusionConfig(mode="adaptive")) == ("factor of its gradient",) * 2
+    for mode in ("paper", "released"):
+        assert weight_notes(FusionConfig(mode=mode)) == ("E[1/m] (Eq. 16)", "E[1/n] (Eq. 16)")  # type: ignore[arg-type]
+    assert weight_notes(FusionConfig(mode="paper", phi=2.0)) == ("1, given", "phi, given")
+
+    step = step_of(5, 256, 256)
+    notes = weight_notes(FusionConfig(mode="paper"))
+    plain, noted = (np.asarray(trace_sheet("", [step], notes=told)) for told in (("", ""), notes))
+    assert plain.shape == noted.shape
+    rows, columns = np.nonzero((plain != noted).any(axis=2))
+    assert columns.max() < 24 + 240
+    # In the legends of both weights.
+    assert rows.max() - rows.min() > 256
 
 
 def test_large_pictures_are_averaged_and_small_ones_become_squares() -> None:
