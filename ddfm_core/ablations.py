@@ -92,7 +92,12 @@ class FixedBalanceRectifier:
     iterations: int = 30
     luma_range: ClassVar[LumaRange] = FULL_RANGE
 
-    def start(self, first: Tensor, second: Tensor) -> BalanceState:
+    def start(
+        self,
+        first: Tensor,
+        second: Tensor,
+        size: tuple[int, int] | None = None,  # noqa: ARG002 - nothing is taken from the whole picture
+    ) -> BalanceState:
         """See :class:`~ddfm_core.rectify.Rectifier`."""
         if first.shape != second.shape or first.ndim != 4 or first.shape[1] != 1:
             raise ValueError(f"sources must both be [B, 1, H, W], got {list(first.shape)} and {list(second.shape)}")

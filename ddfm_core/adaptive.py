@@ -19,11 +19,12 @@ is the brighter picture m = max(i, v) with more contrast about its mean c, withi
 
     b = m + SPREAD (m - c),  min(i, v) <= b <= max(i, v),
 
-so that what is bright takes the brighter source's level and what is dark the darker one's.
+so that what is bright takes the brighter source's level and what is dark the darker one's. What only extends the
+pictures to the sides that a prior needs does not count in c.
 
 **E-step.** EM begins with the base, in which how far a source's gradient is from the picture's is of an unknown
-scale. With the precision of (A2) integrated over a Gamma prior of shape 0 and rate t the two-dimensional residual has
-the density ~ 1 / (d + t), so that the posterior shares are
+scale. With the precision of (A2) integrated over a Gamma prior of shape 0 and rate t / 2 the two-dimensional residual
+has the density ~ 1 / (d + t), so that the posterior shares are
 
     P(z = i | f) = r1 ~ e1^p / (d1 + t),  P(z = v | f) = r2 ~ e2^p / (d2 + t),  t = DOUBT (e1 + e2),           (A6)
 
@@ -47,8 +48,9 @@ does not explain it; mean is that of the window, ( )+ and ( )- are the positive 
         (mean D . grad b)+^2 / (mean |D|^2 mean |grad b|^2)   an edge that the base has anyway, less high
         (mean grad i . grad v)-^2 / (E1 E2)                   what the sources show the other way round
 
-The second holds at the pixels of the edge itself, not for a texture beside it. Beyond chance means (x - CHANCE) /
-(CERTAIN - CHANCE), within 0 and 1.
+The q of the second counts |grad b|^2 / (|grad b|^2 + EDGE_PIXEL mean |grad b|^2) fold: at the pixels of the edge
+itself, not for a texture beside it. Beyond chance means (x - CHANCE) / (CERTAIN - CHANCE), within 0 and 1. In (A8) and
+(A9) each mean square has ``SMALLEST_ENERGY`` beside it, or a tenth of it where it is that of a difference.
 
 **M-step.** The f of the largest posterior density,
 
@@ -133,8 +135,9 @@ class AdaptiveRectifier:
     """The rule of this module.
 
     Attributes:
-        penalty: how tightly k and x are held together, above 0. The iterations of a picture are few and fixed; with a
-            penalty within a factor of some three of the default they come within a grey level of where they lead to.
+        penalty: how tightly k and x are held together, above 0. The iterations of a picture are few and fixed: with
+            the default or a third of it they come within about a grey level of where they lead to, with three times
+            the default some pixels stay four levels away.
 
     Raises:
         ValueError: a penalty that is not above 0.
@@ -147,11 +150,12 @@ class AdaptiveRectifier:
         if not self.penalty > 0:
             raise ValueError(f"penalty must be above 0 in mode adaptive, got {self.penalty}")
 
-    def start(self, first: Tensor, second: Tensor) -> AdaptiveState:
+    def start(self, first: Tensor, second: Tensor, size: tuple[int, int] | None = None) -> AdaptiveState:
         """The E-step, and the M-step without a prior: see :class:`~ddfm_core.rectify.Rectifier`."""
+        height, width = size or first.shape[-2:]
         gradient_first, gradient_second = inner_gradient(first), inner_gradient(second)
         brighter, darker = torch.maximum(first, second), torch.minimum(first, second)
-        mean = brighter.mean(dim=(-2, -1), keepdim=True)
+        mean = brighter[..., :height, :width].mean(dim=(-2, -1), keepdim=True)
         base = torch.minimum(torch.maximum(brighter + SPREAD * (brighter - mean), darker), brighter)  # (A5)
         gradient_base = inner_gradient(base)
         share = _share_of_first(gradient_first, gradient_second, gradient_base)  # (A6)

@@ -25,7 +25,7 @@ from ddfm_core.sampler import Callback, Guidance, Update, sample
 from ddfm_core.schedule import respaced_timesteps
 
 # Changes when, and only when, the same inputs give other pixels than before.
-ALGORITHM_VERSION: int = 3
+ALGORITHM_VERSION: int = 4
 
 SMALLEST_SIDE = 16
 
@@ -287,7 +287,7 @@ def _samples(
     # Without a prior too: the sides of FFTs then have small factors, and the same pixels have the same surroundings.
     first, second = extend(first, prior.multiple), extend(second, prior.multiple)
     # One for all samples: what the rule finds in the sources does not depend on the noise.
-    guidance = Guidance(config.rectifier(), first, second)
+    guidance = Guidance(config.rectifier(), first, second, (height, width))
     if not config.use_prior:
         yield rectify_alone(guidance, config.num_steps, callback)[..., :height, :width]
         return

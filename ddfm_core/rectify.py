@@ -85,8 +85,12 @@ class Rectifier(Protocol[State]):
     def luma_range(self) -> LumaRange:
         """The luma in which the prior's picture is handed over and taken back."""
 
-    def start(self, first: Tensor, second: Tensor) -> State:
-        """The state before the first step for sources [B, 1, H, W]."""
+    def start(self, first: Tensor, second: Tensor, size: tuple[int, int] | None = None) -> State:
+        """The state before the first step for sources [B, 1, H, W].
+
+        ``size`` is the height and width of the pictures themselves where what lies right of and below them only repeats
+        them, so that a rule may leave it out of what it takes from a whole picture; by default all is picture.
+        """
 
     def rectify(
         self, luma_pred: Tensor, first: Tensor, second: Tensor, state: State, sigma: float = math.inf
@@ -132,7 +136,12 @@ class PaperRectifier:
     tv_weight: float = 0.5
     luma_range: ClassVar[LumaRange] = FULL_RANGE
 
-    def start(self, first: Tensor, second: Tensor) -> EMState:
+    def start(
+        self,
+        first: Tensor,
+        second: Tensor,
+        size: tuple[int, int] | None = None,  # noqa: ARG002 - the scales are those of the periodic grid
+    ) -> EMState:
         """See :class:`Rectifier`."""
         return EMState.initial(first, second)
 
@@ -178,7 +187,12 @@ class ReleasedRectifier:
     tv_weight: float = 0.5
     luma_range: ClassVar[LumaRange] = STUDIO_RANGE
 
-    def start(self, first: Tensor, second: Tensor) -> EMState:
+    def start(
+        self,
+        first: Tensor,
+        second: Tensor,
+        size: tuple[int, int] | None = None,  # noqa: ARG002 - the scales are those of the periodic grid
+    ) -> EMState:
         """See :class:`Rectifier`."""
         return EMState.initial(first, second)
 

@@ -27,16 +27,18 @@ class Guidance:
     Attributes:
         rectifier: the rule.
         first, second: luma of the sources [B, 1, H, W] in [-1, 1], float32.
+        size: height and width of the pictures themselves, where the rest only repeats them; None when all is picture.
     """
 
     rectifier: Rectifier[Any]
     first: Tensor
     second: Tensor
+    size: tuple[int, int] | None = None
 
     @cached_property
     def begun(self) -> RectifierState:
         """The rule's state before its first step, found once: steps make new states and leave this one as it is."""
-        state: RectifierState = self.rectifier.start(self.first, self.second)
+        state: RectifierState = self.rectifier.start(self.first, self.second, self.size)
         return state
 
 

@@ -242,13 +242,13 @@ def test_no_output_rule_leaves_values_outside() -> None:
 # Without noise: baselines and the rectification alone
 
 
-def untouchable_prior() -> CallablePrior:
+def untouchable_prior(multiple: int = 64) -> CallablePrior:
     """A prior that must not be asked, with a schedule shorter than the steps and a multiple that would show."""
 
     def predict(x_t: Tensor, timestep: int) -> Tensor:
         raise AssertionError("the prior was asked")
 
-    return CallablePrior(predict, linear_schedule(21), 1, multiple=64)
+    return CallablePrior(predict, linear_schedule(21), 1, multiple)
 
 
 @pytest.mark.parametrize("mode", get_args(Baseline))
@@ -277,10 +277,24 @@ def test_without_a_prior_the_rectification_works_alone(config: FusionConfig) -> 
     alone = replace(config, use_prior=False, output="clip")
     result = fuse(first, second, untouchable_prior(), alone)
     multiple = untouchable_prior().multiple
-    extended = Guidance(alone.rectifier(), extend(first, multiple), extend(second, multiple))
+    extended = Guidance(alone.rectifier(), extend(first, multiple), extend(second, multiple), (20, 17))
     wanted = rectify_alone(extended, 25)[..., :20, :17].clamp(-1, 1)
     assert torch.equal(result.luma, wanted)
     assert torch.equal(fuse(first, second, untouchable_prior(), replace(alone, seed=5)).luma, wanted)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_how_far_a_prior_has_the_sources_extended_does_not_matter(turned: bool) -> None:
+    first, second = 0.1 * random(1, 1, 48, 64, seed=1), 0.1 * random(1, 1, 48, 64, seed=2)
+    first[..., :24, :] -= 0.5
+    first[..., 24:, :] += 0.6
+    if turned:
+        first, second = first.flip(2, 3), second.flip(2, 3)
+    alone = FusionConfig(use_prior=False)
+    near, far = (fuse(first, second, untouchable_prior(multiple), alone).luma for multiple in (16, 32))
+    # Only what lies at the edge itself may see what follows.
+    torch.testing.assert_close(near, far, rtol=0, atol=6 / 255)
+    assert (near - far).abs().mean() < 1 / 255
 
 
 def test_a_fixed_balance_changes_the_rule_of_mode_paper() -> None:
@@ -565,9 +579,11 @@ def test_a_rule_begins_once_for_all_samples_and_its_own_picture(monkeypatch: pyt
     begun: list[int] = []
     start = AdaptiveRectifier.start
 
-    def counted(rule: AdaptiveRectifier, first: Tensor, second: Tensor) -> AdaptiveState:
+    def counted(
+        rule: AdaptiveRectifier, first: Tensor, second: Tensor, size: tuple[int, int] | None = None
+    ) -> AdaptiveState:
         begun.append(len(first))
-        return start(rule, first, second)
+        return start(rule, first, second, size)
 
     monkeypatch.setattr(AdaptiveRectifier, "start", counted)
     fuse(first, second, prior, replace(config, samples=3))

@@ -140,7 +140,12 @@ class FixedWeights:
     p: float
     luma_range: ClassVar[LumaRange] = FULL_RANGE
 
-    def start(self, first: Tensor, second: Tensor) -> EMState:
+    def start(
+        self,
+        first: Tensor,
+        second: Tensor,
+        size: tuple[int, int] | None = None,  # noqa: ARG002
+    ) -> EMState:
         return EMState.initial(first, second)
 
     def rectify(
