@@ -269,8 +269,8 @@ def _write_pictures(
         points = [figures for figures in means if figures.method in grid]
         plot = write_plot(plots, one.data_set, points, one.jobs) if points else None
         files += [plot] if plot is not None else []
-    if letters:
-        files.append(write_key(sheets, letters))
+    key = write_key(sheets, letters) if letters else None
+    files += [key] if key is not None else []
     if traced is not None:
         data_set, pair, method = traced
         job = next(one.jobs[method] for one in sets if one.data_set.name == data_set.name)

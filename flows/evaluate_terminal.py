@@ -113,7 +113,7 @@ def evaluate_on_terminal(evaluation: Evaluation, prefect: bool) -> int:
 
 
 def print_table(console: Console, table: ResultTable) -> None:
-    """One table with its notes and sources."""
+    """One table with the sources of its published rows; its notes are in tables.md."""
     shown = Table(title=table.title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     shown.add_column("")
     for column in table.columns:

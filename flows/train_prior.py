@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +163,10 @@ def train(
         begin_with: a prior of this kind whose weights training begins with, where there is no checkpoint yet.
 
     Raises:
-        ValueError: before the first step: too few pictures, or too small ones, or a prior of another kind.
+        ValueError: before the first step: too few pictures, or too small ones, or a prior of another kind or size.
+        PriorError: the prior to begin with cannot be loaded.
     """
     training, judging = usable_pictures(*load_pictures(pictures, holdout), max(config.crop_sizes), network.multiple)
-    out.mkdir(parents=True, exist_ok=True)
     schedule = linear_schedule()
     trainer = Trainer(network, config, schedule, torch.device(device))
     checkpoint = out / "checkpoint.pt"
@@ -174,9 +174,10 @@ def train(
         trainer.load_state(torch.load(checkpoint, map_location=device, weights_only=True))
     elif begin_with is not None:
         prior = load_prior(begin_with, device=device)
-        if not isinstance(prior, DenoiserPrior):
-            raise ValueError(f"{begin_with} is no prior of this kind, whose training could go on")
+        if not isinstance(prior, DenoiserPrior) or replace(prior.network.config, spectrum=network.spectrum) != network:
+            raise ValueError(f"{begin_with} is no prior of the kind and size that is trained here; begin without it")
         trainer.begin_with(prior.network)
+    out.mkdir(parents=True, exist_ok=True)
     parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     logger.info(
         "%d pictures to train on, %d held out, %d parameters, from step %d",
@@ -218,9 +219,11 @@ async def train_prior(
     seed: int = 0,
     holdout: str = HOLDOUT,
     device: str = "cpu",
+    begin_with: str | None = None,
 ) -> dict[str, Any]:
-    """The same as :func:`train`, as a Prefect flow."""
-    return train(pictures, out, TrainingConfig(minutes=minutes, seed=seed), DenoiserConfig(), holdout, device)
+    """Training with the default settings of :class:`TrainingConfig`, as a Prefect flow; see :func:`train`."""
+    config = TrainingConfig(minutes=minutes, seed=seed)
+    return train(pictures, out, config, DenoiserConfig(), holdout, device, begin_with)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from ddfm_core.priors import Prior
 from tasks.codes import Code, PairError
 
 logger = logging.getLogger(__name__)
+
+FUSION_ERRORS: Final = (RuntimeError, MemoryError, ValueError)
+"""What :func:`~ddfm_core.fusion.fuse` raises: torch calls a full memory, a broken kernel and a bad shape alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +97,10 @@ def _fuse_batch(
         images = _owned(result.image)
         shares = result.out_of_gamut.tolist()
         stds = [None] * len(group) if result.std is None else [*_owned(result.std[:, 0])]
-    except (RuntimeError, MemoryError, ValueError) as error:
-        # torch reports a full memory, a broken kernel and a bad shape alike as RuntimeError.
+    except FUSION_ERRORS as error:
         if len(group) == 1:
-            memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-            code = Code.OUT_OF_MEMORY if memory else Code.FUSION_FAILED
             logger.warning("a pair could not be fused: %s", explain(error))
-            return [PairError(code, explain(error))]
+            return [PairError(code_of(error), explain(error))]
         return [outcome for pair in group for outcome in _fuse_batch([pair], prior, config, explain)]
     return [
         Fused(image, share, std)
@@ -107,6 +108,12 @@ def _fuse_batch(
         else PairError(Code.FUSION_FAILED, "the result is not finite")
         for image, share, std in zip(images, shares, stds, strict=True)
     ]
+
+
+def code_of(error: BaseException) -> Code:
+    """What one of ``FUSION_ERRORS`` means for its pair."""
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    return Code.OUT_OF_MEMORY if memory else Code.FUSION_FAILED
 
 
 def _owned(values: torch.Tensor) -> NDArray[np.float32]:

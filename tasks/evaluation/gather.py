@@ -14,6 +14,7 @@ from ddfm_core.metrics import METRIC_NAMES
 from tasks.codes import Status
 from tasks.current import current_batches
 from tasks.evaluation.datasets import DataSet
+from tasks.evaluation.methods import idle_fields
 from tasks.job import Job
 from tasks.schemas import RESULT_SCHEMA, table_of
 from tasks.scratch import scratch_folder
@@ -118,7 +119,7 @@ def current_columns(data_set: DataSet, job: Job, columns: Sequence[str]) -> pa.T
 def _settings(job: Job) -> dict[str, Any]:
     config = job.fusion_config()
     effective = job.resolved()
-    unused = config.without_effect if config.draws else config.without_effect | {"prior", "precision"}
+    unused = idle_fields(config)
     settings = {name: None if name in unused else getattr(effective, name) for name, _, _ in _SETTINGS}
     return settings | {"output": config.output_rule()}
 

@@ -44,6 +44,11 @@ _GRID: Final[Mapping[str, Sequence[str]]] = MappingProxyType({
 """What a grid goes through where it is not told."""
 
 
+def idle_fields(config: FusionConfig) -> frozenset[str]:
+    """Fields of a job that change nothing in the pictures of a configuration."""
+    return config.without_effect if config.draws else config.without_effect | {"prior", "precision"}
+
+
 @dataclass(frozen=True)
 class Method:
     """A configuration under a name.
@@ -75,7 +80,7 @@ class Method:
     def without_effect(self) -> frozenset[str]:
         """Fields that change nothing in its pictures."""
         config = FusionConfig(mode=self.settings["mode"], use_prior=self.is_baseline or self.diffuses)
-        return config.without_effect if config.draws else config.without_effect | {"prior", "precision"}
+        return idle_fields(config)
 
     @property
     def twin_name(self) -> str:

@@ -25,12 +25,13 @@ from tasks.evaluation.gather import Means, current_columns
 from tasks.evaluation.plots import GridPoint, grid_plot
 from tasks.evaluation.sheet import Panel, blind, contact_sheet
 from tasks.evaluation.trace import Trace, trace_sheet, weight_notes
+from tasks.fuse import FUSION_ERRORS, code_of
 from tasks.image_pair import PreparedImages, read_images
 from tasks.job import Job
 from tasks.publish.png import to_grey_levels
 from tasks.read.raster import read_raster
 from tasks.rows import ManifestRow, SourceRow
-from tasks.storage import join, read_bytes, write_atomic
+from tasks.storage import exists, join, read_bytes, read_needed, remove, write_atomic
 
 KEY_FILE: Final = "key.json"
 _ADVICE: Final = "after ddfm verify --deep --repair on the folder of its set the next call fuses it again"
@@ -50,7 +51,8 @@ class Sheets:
 
     Attributes:
         written: how many.
-        letters: by set and key, which letter is which method; empty unless they are hidden.
+        letters: by set and key of each sheet that is new or gone, which letter is which method; none where the sheet
+            shows names or is gone.
         left_out: of each sheet that could not be made, a sentence.
     """
 
@@ -68,7 +70,8 @@ def spread_keys(keys: Sequence[str], count: int) -> list[str]:
 def write_sheets(folder: str, data_set: DataSet, jobs: Mapping[str, Job], count: int, hidden: bool) -> Sheets:
     """Write contact sheets of some pairs of a data set into ``folder``/<set>.
 
-    Pairs that every method fused are chosen. A sheet of which a picture cannot be read is left out.
+    Pairs that every method fused are chosen. A sheet of which a picture cannot be read is left out, and one of an
+    earlier call is removed. Other sheets stay.
 
     Args:
         jobs: by the name of their method, in the order of the panels; their runs are complete.
@@ -86,16 +89,19 @@ def write_sheets(folder: str, data_set: DataSet, jobs: Mapping[str, Job], count:
     chosen = spread_keys(fused, count)
     for key in chosen:
         name = f"{data_set.name}/{key}"
+        uri = join(folder, data_set.name, f"{key}.png")
+        letters[name] = {}
         try:
             panels = _panels(data_set, pairs[key], jobs, {method: found[key] for method, found in outputs.items()})
         except PairError as error:
             left_out.append(f"the sheet of {name}: {error}")
+            remove(uri)
             continue
         if hidden:
             digest = hashlib.sha256(name.encode()).digest()
             panels, letters[name] = blind(panels, 2, int.from_bytes(digest[:4], "big"))
         page = contact_sheet(f"{data_set.name}  {key}", panels)
-        write_picture(join(folder, data_set.name, f"{key}.png"), page)
+        write_picture(uri, page)
     return Sheets(len(chosen) - len(left_out), letters, tuple(left_out))
 
 
@@ -147,14 +153,22 @@ def read_published(uri: str, sha256: str) -> bytes:
     return content
 
 
-def write_key(folder: str, letters: Mapping[str, Mapping[str, str]]) -> str:
-    """Write which letter is which method on which sheet, and return where.
+def write_key(folder: str, letters: Mapping[str, Mapping[str, str]]) -> str | None:
+    """Write which letter is which method on which sheet; returns where, None when no sheet has letters.
+
+    Args:
+        letters: as in :class:`Sheets`. What the key says of other sheets stays.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: it cannot be read or written.
     """
     uri = join(folder, KEY_FILE)
-    write_atomic(uri, (json.dumps(letters, indent=2, sort_keys=True) + "\n").encode())
+    before: dict[str, Mapping[str, str]] = json.loads(read_needed(uri)) if exists(uri) else {}
+    key = {name: of_sheet for name, of_sheet in (before | dict(letters)).items() if of_sheet}
+    if not key:
+        remove(uri)
+        return None
+    write_atomic(uri, (json.dumps(key, indent=2, sort_keys=True) + "\n").encode())
     return uri
 
 
@@ -169,7 +183,10 @@ def write_trace(folder: str, data_set: DataSet, pair: SetPair, job: Job, prior: 
     first, second = (torch.from_numpy(np.ascontiguousarray(one))[None] for one in (sources.first, sources.second))
     config = job.fusion_config()
     trace = Trace(first.shape[2], first.shape[3], config.num_steps)
-    fuse(first, second, prior, config, keys=[sources.key], callback=trace)
+    try:
+        fuse(first, second, prior, config, keys=[sources.key], callback=trace)
+    except FUSION_ERRORS as error:
+        raise PairError(code_of(error), f"{type(error).__name__}: {error}") from error
     uri = join(folder, data_set.name, f"{pair.key}.trace.png")
     title = f"{data_set.name}  {pair.key}  {job.method_name}"
     write_picture(uri, trace_sheet(title, trace.kept(), notes=weight_notes(config)))

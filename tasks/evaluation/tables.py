@@ -190,8 +190,10 @@ def _comparisons(means: Sequence[Means], published: Sequence[PublishedRow], metr
                 # The published figures have two decimals.
                 if not _rounded(one.figures[name]) >= bar[name]
             ]
-            parts.append(f"`{one.method}` {'short in ' + ', '.join(short) if short else 'reaches every cell'}")
-        sentences.append(f"Against {role} (two decimals): {'; '.join(parts)}.")
+            if one.fused:
+                parts.append(f"`{one.method}` {'short in ' + ', '.join(short) if short else 'reaches every cell'}")
+        if parts:
+            sentences.append(f"Against {role} (two decimals): {'; '.join(parts)}.")
     return sentences
 
 

@@ -13,7 +13,7 @@ from flows.cli import main
 from flows.evaluate import no_check, run_evaluation
 from flows.prefect_flows import LogEvaluationWatcher
 from tasks import chunk
-from tasks.codes import ConfigurationError
+from tasks.codes import Code, ConfigurationError, PairError
 from tasks.evaluation import stretched
 from tasks.evaluation.evaluation import make_evaluation
 from tasks.evaluation.gather import EVALUATION_SCHEMA
@@ -184,6 +184,19 @@ def test_a_damaged_picture_costs_only_its_sheet(data, capsys):
     assert json.loads((data.parent / "out/sheets/key.json").read_text()).keys() == {"tno/0", "tno/2"}
 
 
+def test_letters_are_those_of_the_sheets_that_lie_there(data):
+    sheets = data.parent / "out/sheets"
+    evaluate(data, sets=("tno",), methods=("mean", "max"), sheets=3, blind=True)
+    before = json.loads((sheets / "key.json").read_text())
+    (data.parent / "out/tno/fused/max/0.png").write_bytes(b"no picture")
+    evaluate(data, sets=("tno",), methods=("mean", "max"), sheets=1, blind=True)
+    assert sorted(path.name for path in (sheets / "tno").iterdir()) == ["1.png", "2.png"]
+    assert json.loads((sheets / "key.json").read_text()) == {name: before[name] for name in ("tno/1", "tno/2")}
+    evaluate(data, sets=("tno",), methods=("mean",), sheets=3)
+    assert sorted(path.name for path in (sheets / "tno").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert not (sheets / "key.json").exists()
+
+
 def test_a_flow_logs_what_was_left_out(data, caplog):
     evaluate(data, sets=("tno",), methods=("mean",))
     for picture in (data.parent / "out/tno/fused/mean").iterdir():
@@ -203,6 +216,19 @@ def test_a_traced_pair_that_cannot_be_read_is_said(data):
     outcome, _ = evaluate(data, sets=("tno",), methods=("adaptive:steps=1",), trace="1")
     assert len(rows(data)) == 3
     assert [sentence.split(":")[0] for sentence in outcome.left_out] == ["the trace of tno/1"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("a bad shape")])
+def test_a_trace_that_fails_costs_only_itself(data, monkeypatch, error):
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tasks.evaluation.pictures.fuse", failing)
+    outcome, _ = evaluate(data, sets=("tno",), methods=("adaptive:steps=1",), trace="1")
+    assert outcome.left_out == (
+        f"the trace of tno/1: {PairError(Code.FUSION_FAILED, f'{type(error).__name__}: {error}')}",
+    )
+    assert len(rows(data)) == 3
 
 
 def test_a_pair_without_a_partner_cannot_be_traced(data):

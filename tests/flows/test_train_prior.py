@@ -60,8 +60,10 @@ def test_training_goes_on_from_a_prior(pictures):
 
 def test_training_does_not_go_on_from_another_kind_of_prior(pictures):
     torch.save(UNet(TINY_UNET).state_dict(), pictures / "unet.pt")
-    with pytest.raises(ValueError, match="no prior of this kind"):
-        train_prior.train(pictures, pictures / "out", CONFIG, NETWORK, r"_[05]$", "cpu", str(pictures / "unet.pt"))
+    for begin_with in (str(pictures / "unet.pt"), "bundled"):
+        with pytest.raises(ValueError, match="no prior of the kind and size"):
+            train_prior.train(pictures, pictures / "out", CONFIG, NETWORK, r"_[05]$", "cpu", begin_with)
+    assert not (pictures / "out").exists()
 
 
 def test_the_holdout_is_never_trained_on(pictures):

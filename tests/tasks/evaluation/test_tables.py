@@ -54,6 +54,14 @@ def test_every_cell_that_falls_short_is_told_by_how_much():
     assert later.endswith("`good` reaches every cell; `soft` short in Qabf by 0.05.")
 
 
+def test_a_method_that_fused_no_pair_is_not_compared():
+    figures = (7.41, 52.61, 2.35, 0.75, 0.65, 0.98)
+    rows = [means("lost", *[math.nan] * 6, fused=0), means("good", *figures)]
+    roadscene = data_set("roadscene", Family.ROADSCENE)
+    assert not any("lost" in note or "nan" in note for note in set_table(roadscene, rows, SIX).notes)
+    assert not any(note.startswith("Against") for note in set_table(roadscene, rows[:1], SIX).notes)
+
+
 def test_other_data_has_no_published_rows():
     table = set_table(data_set("mine", None), [means("mean", 1, 2, 3, 4, 5, 6)], SIX)
     assert table.title == "mine (infrared, visible, 2 pairs)"
