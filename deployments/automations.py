@@ -21,6 +21,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 
 from deployments.changes import Change, Outcome
+from flows.shard_runs import SILENT
 
 HEARTBEAT: Final = timedelta(seconds=30)
 """Period of the heartbeats of our flows, Prefect's shortest: the work pools tell their flow runs to send them, the
@@ -76,11 +77,7 @@ def crash_silent_runs() -> AutomationCore:
             threshold=1,
             within=3 * HEARTBEAT,
         ),
-        actions=[
-            ChangeFlowRunState(
-                name="Crashed", state=StateType.CRASHED, message="No heartbeat for three periods.", force=False
-            )
-        ],
+        actions=[ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=SILENT, force=False)],
     )
 
 

@@ -27,6 +27,7 @@ from flows.shard_runs import (
     is_stranded,
     look,
     look_at_pool,
+    may_live,
     recall,
     send,
     write_off,
@@ -87,6 +88,7 @@ class _Shard:
         state_id: of the state that its flow run was last seen in, since ``state_at``.
         lost: why its flow run was called off, "" where it was not.
         excused: whether that says nothing against the shard or the pool.
+        predecessor_may_live: whether nobody saw the process of its last flow run end.
     """
 
     shard_id: str
@@ -100,6 +102,7 @@ class _Shard:
     state_at: float = 0.0
     lost: str = ""
     excused: bool = False
+    predecessor_may_live: bool = False
 
 
 async def dispatch_shards(
@@ -186,7 +189,8 @@ class _Dispatch:
             shard.pairs, shard.to_fuse, shard.left = len(rows), sum(row.code is None for row in rows), len(chunks)
         await sit_out(self._outage, self._check)
         shard.number += 1
-        child = await send(self._settings, ShardOrder(shard.shard_id, shard.number, shard.shrink))
+        order = ShardOrder(shard.shard_id, shard.number, shard.shrink, shard.predecessor_may_live)
+        child = await send(self._settings, order)
         self._at_work[child.id] = shard
         if is_over(child):
             # An earlier parent's.
@@ -198,6 +202,7 @@ class _Dispatch:
             child = found.get(run_id)
             if child is None:
                 shard = self._at_work.pop(run_id)
+                shard.predecessor_may_live = True
                 await self._send_again(shard, "its flow run was deleted", counts=True)
             elif is_over(child):
                 await self._settle(child)
@@ -247,6 +252,7 @@ class _Dispatch:
         if left < shard.left:
             shard.left, shard.tries = left, 0
         shard.shrink += died_of_memory(state)
+        shard.predecessor_may_live = may_live(state)
         ended = "Completed without all rows" if state.is_completed() else shard.lost or state.name or "ended"
         # Flow runs of an earlier parent that ended badly are not held against this one.
         await self._send_again(shard, ended, counts=is_ours and not shard.excused)

@@ -33,7 +33,7 @@ from flows.device_use import DeviceUse
 from flows.dispatch import dispatch_shards
 from flows.evaluate import Evaluated, EvaluationWatcher, run_evaluation
 from flows.fuse_archive import PlannedRun, RunSummary, Watcher, check_inputs, finish, fuse_here, plan_runs
-from flows.fuse_shard import Stages, divide, run_chunks, run_suspects, shard_chunks, shrunk
+from flows.fuse_shard import Stages, divide, outlast, run_chunks, run_suspects, shard_chunks, shrunk
 from flows.heartbeat import Heartbeat
 from flows.open_prior import open_prior
 from flows.places import load_places, load_secret
@@ -60,6 +60,7 @@ from tasks.report.request import ReportRequest
 from tasks.rows import ResultRow
 from tasks.run_folder import RunFolder
 from tasks.settings import RunSettings, read_settings
+from tasks.shard_fence import Sending, ShardFence
 from tasks.storage import StorageError, absolute
 
 logger = logging.getLogger(__name__)
@@ -249,7 +250,14 @@ async def _final_state(job: Job, summaries: Sequence[RunSummary]) -> State[None]
 
 @flow(name="fuse-shard", persist_result=False)
 async def fuse_shard(
-    dest: str, run_id: str, shard_id: str, token: int, places: dict[str, Place], shrink: int = 0
+    dest: str,
+    run_id: str,
+    shard_id: str,
+    token: int,
+    number: int,
+    places: dict[str, Place],
+    shrink: int = 0,
+    predecessor_may_live: bool = False,
 ) -> State[None]:
     """Fuse what is left of one shard of a planned run.
 
@@ -258,42 +266,61 @@ async def fuse_shard(
         run_id: its folder below DEST/_ddfm/runs.
         shard_id: as in its manifest.
         token: of the lock that the parent held on the destination when it sent this.
+        number: counts the flow runs of this shard; one that was sent later takes the shard from those before.
         places: of the job, by which the destination is reached.
         shrink: earlier flow runs of this shard that ended for want of memory.
+        predecessor_may_live: whether nobody saw the process of the flow run before end.
 
     Raises:
+        LockLostError: the parent gave its lock back, or a flow run that was sent later has the shard.
         ConfigurationError: this machine's prior is not the one that the run was planned with.
         StorageError: the run cannot be read, or its destination not be written.
     """
     with run_log():
-        return await _fuse_shard(dest, run_id, shard_id, token, places, shrink)
+        await load_places(places)
+        fence = ShardFence(RunFolder(dest, run_id), shard_id, Sending(token, number))
+        # Before it is read what is left: nobody commits any more of it from here on.
+        await asyncio.to_thread(fence.enter)
+        pairs = await _fuse_shard(RunFolder(dest, run_id), shard_id, token, shrink, predecessor_may_live, fence)
+        await asyncio.to_thread(fence.leave)
+    return Completed(message=f"{pairs} pairs done")
 
 
 async def _fuse_shard(
-    dest: str, run_id: str, shard_id: str, token: int, places: dict[str, Place], shrink: int
-) -> State[None]:
-    await load_places(places)
-    read = await asyncio.to_thread(read_settings, RunFolder(dest, run_id))
+    run: RunFolder, shard_id: str, token: int, shrink: int, predecessor_may_live: bool, fence: ShardFence
+) -> int:
+    read = await asyncio.to_thread(read_settings, run)
     settings = shrunk(replace(read, token=token), shrink)
     chunks = await asyncio.to_thread(shard_chunks, settings, shard_id)
-    pairs = sum(len(chunk.rows) for chunk in chunks)
     if chunks:
         prior = await asyncio.to_thread(open_prior, settings.job, settings.prior_sha256)
-        stop, lock = StopSignal(), BorrowedLock(dest, token, run_id)
+        stop, lock = StopSignal(), BorrowedLock(run.dest, token, run.run_id, also=fence.check)
 
         def check() -> None:
             stop.check()
             lock.check()
 
-        await in_thread(stop, _fuse_chunks, settings, chunks, prior, check)
-    return Completed(message=f"{pairs} pairs done")
+        def confirm() -> None:
+            stop.check()
+            lock.confirm()
+
+        if predecessor_may_live:
+            await in_thread(stop, outlast, settings, shard_id, check)
+        await in_thread(stop, _fuse_chunks, settings, chunks, prior, check, confirm)
+    return sum(len(chunk.rows) for chunk in chunks)
 
 
-def _fuse_chunks(settings: RunSettings, chunks: Sequence[Chunk], prior: Prior, check: Callable[[], None]) -> None:
+def _fuse_chunks(
+    settings: RunSettings,
+    chunks: Sequence[Chunk],
+    prior: Prior,
+    check: Callable[[], None],
+    confirm: Callable[[], None],
+) -> None:
     progress = LogProgress(sum(len(chunk.rows) for chunk in chunks), DeviceUse(prior.device))
     calm, suspects = divide(settings, chunks)
-    run_chunks(calm, settings, prior, progress, PREFECT_STAGES, check)
-    run_suspects(suspects, settings, prior, progress, PREFECT_STAGES, check)
+    run_chunks(calm, settings, prior, progress, PREFECT_STAGES, check, confirm)
+    run_suspects(suspects, settings, prior, progress, PREFECT_STAGES, check, confirm)
     progress.finish()
 
 

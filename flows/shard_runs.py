@@ -46,6 +46,11 @@ BEGIN_S: Final = {"process": 300.0}
 BEGIN_ELSEWHERE_S: Final = 1200.0
 """The same on other pools, where an image is fetched and a machine may be started first."""
 
+SILENT: Final = "No heartbeat for three periods."
+"""What the automation says of a flow run that it calls crashed, whose process it cannot see."""
+
+_NOT_ENDED: Final = "No worker ended it."
+
 DEFAULT_QUEUE: Final = "default"
 """The queue that Prefect gives to each pool, and to who asks for none."""
 
@@ -71,11 +76,13 @@ class ShardOrder:
     Attributes:
         number: counts the flow runs of the shard in this run of the archive, from 1, over all parents.
         shrink: see :func:`flows.fuse_shard.shrunk`.
+        predecessor_may_live: see :func:`may_live`.
     """
 
     shard_id: str
     number: int
     shrink: int
+    predecessor_may_live: bool
 
 
 async def send(settings: RunSettings, order: ShardOrder) -> FlowRun:
@@ -99,8 +106,10 @@ async def send(settings: RunSettings, order: ShardOrder) -> FlowRun:
                 "run_id": settings.run.run_id,
                 "shard_id": order.shard_id,
                 "token": settings.token,
+                "number": order.number,
                 "places": {prefix: place.model_dump() for prefix, place in settings.job.places.items()},
                 "shrink": order.shrink,
+                "predecessor_may_live": order.predecessor_may_live,
             },
             flow_run_name=f"{settings.run.run_id} {order.shard_id}",
             # A parent that was killed and begun again finds the child that still works on the shard. The key counts for
@@ -151,7 +160,7 @@ async def call_off(run_id: UUID, why: str) -> None:
 
 async def write_off(run_id: UUID) -> None:
     """End a flow run that was called off and that nobody ends; a worker that takes it now leaves it alone."""
-    await _set_state(run_id, Cancelled(message="No worker ended it."))
+    await _set_state(run_id, Cancelled(message=_NOT_ENDED))
 
 
 async def _set_state(run_id: UUID, state: State) -> None:
@@ -244,6 +253,15 @@ async def look_at_pool(job: Job) -> PoolView:
 def is_over(child: FlowRun) -> bool:
     """Whether it is in a state that it does not leave by itself."""
     return child.state is not None and child.state.is_final()
+
+
+def may_live(state: State) -> bool:
+    """Whether the process of a flow run that is over may still be at work: nobody saw it end.
+
+    So it is when the server called it crashed for its silence, which may have been the server's own, or a person did.
+    What a worker or the process itself says of an end has words of its own.
+    """
+    return (state.is_crashed() or state.is_cancelled()) and state.message in (None, "", SILENT, _NOT_ENDED)
 
 
 def is_stranded(child: FlowRun) -> bool:

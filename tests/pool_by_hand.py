@@ -110,7 +110,7 @@ def fuse_under(settings: RunSettings, run: Any, check: Callable[[], None], chunk
     """The same, as long as ``check`` does not raise."""
     left = shard_chunks(settings, run.parameters["shard_id"])[:chunks]
     prior = open_prior(settings.job, settings.prior_sha256)
-    run_chunks(left, settings, prior, SilentProgress(), PLAIN, check)
+    run_chunks(left, settings, prior, SilentProgress(), PLAIN, check, check)
 
 
 def dispatched(

@@ -9,7 +9,7 @@ from flows import dispatch, storage_pause
 from flows.dispatch import TRIES, DispatchError
 from flows.fuse_archive import finish
 from flows.fuse_shard import shard_chunks
-from flows.shard_runs import look_at_pool
+from flows.shard_runs import SILENT, look_at_pool
 from flows.storage_pause import Outage
 from tasks.codes import ConfigurationError
 from tasks.job_file import make_job
@@ -73,12 +73,16 @@ def test_a_shard_that_died_of_memory_is_sent_again_smaller(pool, tmp_path):
 
         def end(run, number):
             if number < 3:
-                return crashed("No heartbeat." if number == 1 else "Process exited with status code: -9. SIGKILL.")
+                return crashed(SILENT if number == 1 else "Process exited with status code: -9. SIGKILL.")
             fuse(planned, run)
             return completed()
 
         dispatched(pool, planned, end)
-    assert [run.parameters["shrink"] for run in asyncio.run(pool.runs())] == [0, 0, 1]
+    asked = [run.parameters for run in asyncio.run(pool.runs())]
+    assert [one["number"] for one in asked] == [1, 2, 3]
+    assert [one["shrink"] for one in asked] == [0, 0, 1]
+    # Nobody saw the first one end, while a worker tells of the second.
+    assert [one["predecessor_may_live"] for one in asked] == [False, True, False]
 
 
 def test_a_shard_is_given_up_when_it_commits_nothing_any_more(pool, tmp_path):

@@ -65,6 +65,35 @@ def test_rejected_pairs_are_counted_in_a_completed_state(prefect_harness, tmp_pa
     assert str(tmp_path) not in page
 
 
+def test_a_flow_run_whose_shard_was_sent_again_leaves_it_to_the_later_one(prefect_harness, tmp_path):
+    from flows.fuse_archive import check_inputs, plan_runs
+    from flows.fuse_shard import shard_chunks
+    from flows.prefect_flows import fuse_shard
+    from tasks.job_file import make_job
+    from tasks.lock import LockLostError, hold
+    from tasks.shard_fence import Sending, ShardFence
+    from tasks.storage import list_names
+    from tests.runs import SilentWatcher
+
+    job = make_job(job_settings(make_archive(tmp_path, 2), mode="max"))
+    with hold(job.out) as lock:
+        settings = next(plan_runs(check_inputs(job), None, lock.token, SilentWatcher())).settings
+        ShardFence(settings.run, "0000", Sending(lock.token, 2)).enter()
+
+        def state_of(number):
+            asked = {"dest": settings.run.dest, "run_id": settings.run.run_id, "shard_id": "0000", "places": {}}
+            return asyncio.run(fuse_shard(**asked, token=lock.token, number=number, return_state=True))
+
+        late = state_of(1)
+        assert late.is_failed()
+        with pytest.raises(LockLostError, match=r"no longer this flow run's \(number 1\)"):
+            asyncio.run(late.result())
+        assert shard_chunks(settings, "0000")
+        assert state_of(3).message == "2 pairs done"
+        assert not shard_chunks(settings, "0000")
+    assert list_names(settings.run.at_work_uri) == list_names(settings.run.attempts_uri) == []
+
+
 def test_too_many_failures_fail_the_run(prefect_harness, tmp_path, monkeypatch):
     root = make_archive(tmp_path, 2)
 
