@@ -180,9 +180,8 @@ async def fuse_archive(job: Job) -> State[None]:
     deployment_id = await check_deployment(job) if job.deployment else None
     summaries: list[RunSummary] = []
     outage = Outage()
-    # One that was started again after a crash finds the lock of the process that is gone.
-    wait = job.wait or (flow_run.run_count or 1) > 1
-    with _log_of_run():
+    wait = job.wait or _was_started_again()
+    with _log_of_run(watcher.get()):
         while True:
             try:
                 await _fuse_all(job, deployment_id, summaries, wait, outage)
@@ -198,9 +197,14 @@ async def fuse_archive(job: Job) -> State[None]:
     return await _final_state(job, summaries)
 
 
-def _log_of_run() -> AbstractContextManager[None]:
+def _was_started_again() -> bool:
+    """Whether this run crashed before: it may find the lock of the process that is gone, and must not refuse it."""
+    return (flow_run.run_count or 1) > 1
+
+
+def _log_of_run(follower: Watcher) -> AbstractContextManager[None]:
     """A terminal shows what is to be shown by itself."""
-    return run_log() if isinstance(watcher.get(), LogWatcher) else nullcontext()
+    return run_log() if isinstance(follower, LogWatcher) else nullcontext()
 
 
 async def _fuse_all(
@@ -343,8 +347,10 @@ async def evaluate(evaluation: Evaluation) -> State[None]:
     The state is Completed when every pair of every method has its row, with the counts in its message; Failed when a
     larger share of the pairs of one run failed than its job allows, or by an exception. The tables are an artifact.
     """
-    stop = StopSignal()
-    outcome = await in_thread(stop, run_evaluation, evaluation, evaluation_watcher.get(), PREFECT_STAGES, stop.check)
+    stop, follower = StopSignal(), evaluation_watcher.get()
+    asked = evaluation.model_copy(update={"wait": evaluation.wait or _was_started_again()})
+    with _log_of_run(follower):
+        outcome = await in_thread(stop, run_evaluation, asked, follower, PREFECT_STAGES, stop.check)
     await acreate_markdown_artifact(
         key="evaluate", markdown=tables_text(outcome.tables), description=f"{evaluation.data} in {evaluation.out}"
     )
@@ -373,9 +379,10 @@ async def report(request: ReportRequest) -> State[None]:
     The state is Completed once the page is written. What somebody should hear of is an event, once per run and
     whatever the state: see :func:`flows.report.alarms`.
     """
-    await load_places(request.places)
     stop = StopSignal()
-    written = await in_thread(stop, write_report, request, stop.check)
+    with run_log():
+        await load_places(request.places)
+        written = await in_thread(stop, write_report, request, stop.check)
     await acreate_markdown_artifact(
         key="report", markdown=summary_markdown(written), description=f"run {written.run.run_id}"
     )

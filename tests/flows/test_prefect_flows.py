@@ -1,6 +1,7 @@
 """The job as a Prefect flow on the embedded server."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -125,3 +126,42 @@ def test_an_evaluation_as_a_flow(prefect_harness, tmp_path):
     evaluate_as_flow(make_evaluation(asked), watcher)
     assert dict(watcher.outcome.statuses) == {"ok": 4}
     assert "## tno (TNO, 2 pairs)" in (tmp_path / "out/tables.md").read_text()
+
+
+def evaluated(tmp_path):
+    """Evaluate once, as a worker would, and return the state."""
+    from flows.prefect_flows import LogEvaluationWatcher, evaluate, evaluation_watcher
+    from tasks.evaluation.evaluation import make_evaluation
+
+    asked = {"data": f"{tmp_path}/data", "out": f"{tmp_path}/out", "methods": ("mean",), "sheets": 0}
+    evaluation_watcher.set(LogEvaluationWatcher())
+    return asyncio.run(evaluate(make_evaluation(asked), return_state=True))
+
+
+@pytest.mark.parametrize(("run_count", "waits"), [(1, False), (2, True)])
+def test_an_evaluation_that_is_started_again_waits_for_the_lock_of_the_process_that_is_gone(
+    prefect_harness, tmp_path, monkeypatch, run_count, waits
+):
+    from flows import prefect_flows
+
+    asked, real = [], prefect_flows.run_evaluation
+
+    def noting(evaluation, *arguments):
+        asked.append(evaluation.wait)
+        return real(evaluation, *arguments)
+
+    make_archive(tmp_path / "data/tno", 1)
+    monkeypatch.setattr(prefect_flows, "run_evaluation", noting)
+    monkeypatch.setattr(prefect_flows, "flow_run", SimpleNamespace(run_count=run_count))
+    assert evaluated(tmp_path).is_completed()
+    assert asked == [waits]
+
+
+def test_a_scheduled_evaluation_is_in_the_log_of_its_run(prefect_harness, tmp_path, monkeypatch):
+    from flows import run_log
+
+    told = []
+    monkeypatch.setattr(run_log._ToRun, "emit", lambda _, record: told.append(record.getMessage()))
+    make_archive(tmp_path / "data/tno", 1)
+    assert evaluated(tmp_path).is_completed()
+    assert "1 rows: 1 ok" in told
