@@ -264,6 +264,12 @@ def may_live(state: State) -> bool:
     return (state.is_crashed() or state.is_cancelled()) and state.message in (None, "", SILENT, _NOT_ENDED)
 
 
+def has_begun(child: FlowRun) -> bool:
+    """Whether a process ever worked on it: not where it found no machine, or its worker could not start it."""
+    # Its time of start says less: the server gives one to each run that ends.
+    return child.run_count > 0
+
+
 def is_stranded(child: FlowRun) -> bool:
     """Whether it waits in a queue that was deleted, where no worker looks."""
     return child.state is not None and child.state.is_scheduled() and child.work_queue_id is None

@@ -88,19 +88,19 @@ def test_a_shard_that_died_of_memory_is_sent_again_smaller(pool, tmp_path):
 def test_a_shard_is_given_up_when_it_commits_nothing_any_more(pool, tmp_path):
     with planned_run(pool, make_archive(tmp_path, 6), shard_pairs=4) as planned:
 
-        def end(run, number):
+        def end(run, _):
             if run.parameters["shard_id"] == "0001":
                 fuse(planned, run)
                 return completed()
-            if number == 2:
+            if run.idempotency_key.endswith("-0000-2"):
                 fuse(planned, run, chunks=1)
             return crashed()
 
         with pytest.raises(DispatchError, match=r"1 of 2 shards did not complete.*0000 \(Crashed\).*look at their"):
             dispatched(pool, planned, end)
     runs = [run for run in asyncio.run(pool.runs()) if run.parameters["shard_id"] == "0000"]
-    # The chunk that one of them committed gave it all its tries again.
-    assert len(runs) in (TRIES, TRIES + 1)
+    # The chunk that the second of them committed gave it all its tries again.
+    assert len(runs) == 2 + TRIES
     assert not shard_chunks(planned.settings, "0001")
 
 
@@ -130,7 +130,10 @@ def test_a_parent_that_lost_its_lock_leaves_the_flow_runs_to_the_next(pool, tmp_
     with planned_run(pool, make_archive(tmp_path, 2)) as planned:
         sent = []
 
+        asked = []
+
         def lost():
+            asked.append(True)
             if sent:
                 raise LockLostError(planned.settings.run.dest, "another run took it over", "let it finish")
 
@@ -146,6 +149,8 @@ def test_a_parent_that_lost_its_lock_leaves_the_flow_runs_to_the_next(pool, tmp_
 
         with pytest.raises(LockLostError):
             dispatched(pool, planned, lambda *_: None, check=lost, settle=then_lose)
+        # It looks at its lock although it has nothing more to send.
+        assert len(asked) > 2
 
         def end(run, _):
             fuse(planned, run)
@@ -174,7 +179,7 @@ def test_a_store_out_of_reach_is_waited_for(pool, tmp_path):
             return completed()
 
         dispatched(pool, planned, end, check=check)
-        assert len(asked) == 3
+        assert len(asked) > 3
 
         def refused():
             raise StorageError("s3://a", "access was refused", "check the keys")
