@@ -125,6 +125,7 @@ def run_archive(job: Job, watcher: Watcher) -> None:
         for planned in plan_runs(checked, pseudonyms, lock.token, watcher):
             prior = prior or open_prior(job, checked.identity)
             fuse_here(planned, prior, watcher, PLAIN, lock.check)
+            lock.check()
             watcher.finish(finish(planned))
 
 
@@ -319,6 +320,8 @@ def fuse_here(planned: PlannedRun, prior: Prior, watcher: Watcher, stages: Stage
 
 def finish(planned: PlannedRun, pairs_per_second: float | None = None) -> RunSummary:
     """Prove that every pair has its row, add the rows to the table of all runs, close the run.
+
+    The caller has just looked whether it still holds the lock: what is written here is written for all runs.
 
     Args:
         planned: the run.

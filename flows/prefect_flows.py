@@ -240,6 +240,7 @@ async def _fuse_all(
             else:
                 prior = await asyncio.to_thread(open_prior, job, checked.identity)
                 await in_thread(stop, fuse_here, planned, prior, watcher.get(), PREFECT_STAGES, check)
+            await in_thread(stop, check)
             summaries.append(await in_thread(stop, finish, planned, rate))
             watcher.get().finish(summaries[-1])
 
