@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pyarrow as pa
 from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact
@@ -40,7 +41,7 @@ from flows.places import load_places, load_secret
 from flows.report import Alarm, tell_once, write_report
 from flows.run_artifact import runs_markdown
 from flows.run_log import run_log
-from flows.shard_runs import check_deployment
+from flows.shard_runs import check_deployment, patiently
 from flows.stop import StopSignal, in_thread
 from flows.storage_pause import Outage
 from tasks.borrowed_lock import BorrowedLock
@@ -176,7 +177,7 @@ async def fuse_archive(job: Job) -> State[None]:
     were rejected or a few failed; Failed above the job's ``failed_share``, or by an exception when a place cannot
     be reached or a row is missing.
     """
-    await load_places(job.places)
+    await patiently(lambda: load_places(job.places))
     deployment_id = await check_deployment(job) if job.deployment else None
     summaries: list[RunSummary] = []
     outage = Outage()
@@ -194,7 +195,7 @@ async def fuse_archive(job: Job) -> State[None]:
             await outage.wait(passing)
             # Its own lock may not have been given back.
             wait = True
-    return await _final_state(job, summaries)
+        return await _final_state(job, summaries)
 
 
 def _was_started_again() -> bool:
@@ -215,7 +216,7 @@ async def _fuse_all(
     ``outage`` is that of the caller, who asks it whether to begin again: a store is waited for once.
     """
     checked = await asyncio.to_thread(check_inputs, job)
-    pseudonyms = await load_secret(checked.job)
+    pseudonyms = await patiently(lambda: load_secret(checked.job))
     stop = StopSignal()
     with ExitStack() as stack:
         # Shards that a dead parent had sent out go on under this one, when it goes on with their run.
@@ -248,9 +249,22 @@ async def _fuse_all(
 async def _final_state(job: Job, summaries: Sequence[RunSummary]) -> State[None]:
     if not summaries:
         return Completed(message="Nothing to do: every pair of the archive has its row.")
-    await acreate_markdown_artifact(key="fuse-archive", markdown=runs_markdown(summaries), description=job.method_name)
+    await _leave_page("fuse-archive", runs_markdown(summaries), job.method_name)
     message = "; ".join(summary.sentence() for summary in summaries)
     return Failed(message=message) if any(summary.failed for summary in summaries) else Completed(message=message)
+
+
+async def _leave_page(key: str, markdown: str, description: str) -> None:
+    """What the UI shows of a run that is done; a server that does not take it must not make the run look failed."""
+    try:
+        await patiently(lambda: acreate_markdown_artifact(key=key, markdown=markdown, description=description))
+    except httpx.HTTPError as error:
+        logger.warning(
+            "the run is complete, but the Prefect server did not take its page (%s: %s); what it would have shown lies "
+            "in the destination",
+            type(error).__name__,
+            error,
+        )
 
 
 @flow(name="fuse-shard", persist_result=False)
@@ -282,7 +296,7 @@ async def fuse_shard(
         StorageError: the run cannot be read, or its destination not be written.
     """
     with run_log():
-        await load_places(places)
+        await patiently(lambda: load_places(places))
         fence = ShardFence(RunFolder(dest, run_id), shard_id, Sending(token, number))
         # Before it is read what is left: nobody commits any more of it from here on.
         await asyncio.to_thread(fence.enter)
@@ -352,9 +366,7 @@ async def evaluate(evaluation: Evaluation) -> State[None]:
     asked = evaluation.model_copy(update={"wait": evaluation.wait or _was_started_again()})
     with _log_of_run(follower):
         outcome = await in_thread(stop, run_evaluation, asked, follower, PREFECT_STAGES, stop.check)
-    await acreate_markdown_artifact(
-        key="evaluate", markdown=tables_text(outcome.tables), description=f"{evaluation.data} in {evaluation.out}"
-    )
+        await _leave_page("evaluate", tables_text(outcome.tables), f"{evaluation.data} in {evaluation.out}")
     return Failed(message=outcome.sentence()) if outcome.failed else Completed(message=outcome.sentence())
 
 
@@ -382,10 +394,8 @@ async def report(request: ReportRequest) -> State[None]:
     """
     stop = StopSignal()
     with run_log():
-        await load_places(request.places)
+        await patiently(lambda: load_places(request.places))
         written = await in_thread(stop, write_report, request, stop.check)
-    await acreate_markdown_artifact(
-        key="report", markdown=summary_markdown(written), description=f"run {written.run.run_id}"
-    )
+        await _leave_page("report", summary_markdown(written), f"run {written.run.run_id}")
     await in_thread(stop, tell_once, written, _emit)
     return Completed(message=written.sentence())

@@ -32,7 +32,7 @@ from tasks.settings import RunSettings
 logger = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 900.0
-"""A server that has been silent for so long ends the dispatch; the next run goes on."""
+"""A server that has been silent for so long ends the run; the next one goes on."""
 
 ELASTIC_SHARDS: Final = 4
 """Shards at a time on a pool that starts machines by itself and has no limit."""
@@ -119,7 +119,7 @@ async def send(settings: RunSettings, order: ShardOrder) -> FlowRun:
             timeout=0,
         )
 
-    return await _answer(ask)
+    return await patiently(ask)
 
 
 async def look(ids: Sequence[UUID]) -> list[FlowRun]:
@@ -137,7 +137,7 @@ async def look(ids: Sequence[UUID]) -> list[FlowRun]:
                     flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(wanted))), limit=_RUNS_PER_REQUEST
                 )
 
-        found += await _answer(ask)
+        found += await patiently(ask)
     return found
 
 
@@ -170,7 +170,7 @@ async def _set_state(run_id: UUID, state: State) -> None:
             async with get_client() as client:
                 await client.set_flow_run_state(run_id, state)
 
-    await _answer(ask)
+    await patiently(ask)
 
 
 async def check_deployment(job: Job) -> UUID:
@@ -178,9 +178,14 @@ async def check_deployment(job: Job) -> UUID:
 
     Raises:
         ConfigurationError: the server has no such deployment, or one without a work pool.
+        httpx.HTTPError: as :func:`send`.
     """
-    async with get_client() as client:
-        return (await _deployment_of(client, job)).id
+
+    async def ask() -> UUID:
+        async with get_client() as client:
+            return (await _deployment_of(client, job)).id
+
+    return await patiently(ask)
 
 
 async def _deployment_of(client: PrefectClient, job: Job) -> DeploymentResponse:
@@ -247,7 +252,7 @@ async def look_at_pool(job: Job) -> PoolView:
                 window = ELASTIC_SHARDS + 1
             return PoolView(window, BEGIN_S.get(pool.type, BEGIN_ELSEWHERE_S))
 
-    return await _answer(ask)
+    return await patiently(ask)
 
 
 def is_over(child: FlowRun) -> bool:
@@ -280,8 +285,12 @@ def died_of_memory(state: State) -> bool:
     return not state.is_completed() and bool(_MEMORY.search(f"{state.name} {state.message or ''}"))
 
 
-async def _answer(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """What the server answers, asked again while it is out of reach or says that the fault is its own."""
+async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """What the server answers, asked again while it is out of reach or says that the fault is its own.
+
+    Raises:
+        httpx.HTTPError: it refuses, or has not answered for ``PATIENCE_S``.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

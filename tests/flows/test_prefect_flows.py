@@ -3,6 +3,7 @@
 import asyncio
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from tests.archives import ddfm, job_settings, make_archive, pictures, write_picture
@@ -105,6 +106,34 @@ def test_too_many_failures_fail_the_run(prefect_harness, tmp_path, monkeypatch):
     state = flow_state(job_settings(root))
     assert state.is_failed()
     assert "2 failed (fusion_failed 2)" in state.message
+
+
+def test_a_server_that_does_not_answer_is_asked_again_and_its_page_is_not_worth_a_run(
+    prefect_harness, tmp_path, monkeypatch, caplog
+):
+    from flows import prefect_flows, shard_runs
+
+    asked = []
+
+    async def places_of_a_server_that_is_restarted(_):
+        asked.append("places")
+        if asked.count("places") == 1:
+            raise httpx.ConnectError("refused")
+
+    async def no_page(**_):
+        asked.append("page")
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(shard_runs, "_PAUSE_S", 0.05)
+    monkeypatch.setattr(shard_runs, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(prefect_flows, "load_places", places_of_a_server_that_is_restarted)
+    monkeypatch.setattr(prefect_flows, "acreate_markdown_artifact", no_page)
+    state = flow_state(job_settings(make_archive(tmp_path, 2), mode="max"))
+    assert state.is_completed()
+    assert state.message == "2 pairs: 2 ok"
+    assert asked.count("places") == 2
+    assert asked.count("page") > 2
+    assert "the run is complete, but the Prefect server did not take its page (ConnectError: refused)" in caplog.text
 
 
 def test_a_job_is_a_valid_parameter_of_a_deployment(prefect_harness, tmp_path):

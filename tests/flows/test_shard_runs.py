@@ -78,12 +78,12 @@ def refusal(status):
 def test_a_server_that_is_restarted_is_asked_again(monkeypatch):
     monkeypatch.setattr(shard_runs, "_PAUSE_S", 0.01)
     server = Server(httpx.ConnectError("refused"), refusal(500), httpx.ReadTimeout("slow"), 7)
-    assert asyncio.run(shard_runs._answer(server.ask)) == 7
+    assert asyncio.run(shard_runs.patiently(server.ask)) == 7
 
 
 def test_what_does_not_pass_is_told_at_once(monkeypatch):
     with pytest.raises(httpx.HTTPStatusError):
-        asyncio.run(shard_runs._answer(Server(refusal(422), 7).ask))
+        asyncio.run(shard_runs.patiently(Server(refusal(422), 7).ask))
     monkeypatch.setattr(shard_runs, "PATIENCE_S", -1.0)
     with pytest.raises(httpx.ConnectError):
-        asyncio.run(shard_runs._answer(Server(httpx.ConnectError("refused"), 7).ask))
+        asyncio.run(shard_runs.patiently(Server(httpx.ConnectError("refused"), 7).ask))
