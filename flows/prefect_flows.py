@@ -177,12 +177,12 @@ async def fuse_archive(job: Job) -> State[None]:
     were rejected or a few failed; Failed above the job's ``failed_share``, or by an exception when a place cannot
     be reached or a row is missing.
     """
-    await patiently(lambda: load_places(job.places))
-    deployment_id = await check_deployment(job) if job.deployment else None
     summaries: list[RunSummary] = []
     outage = Outage()
     wait = job.wait or _was_started_again()
     with _log_of_run(watcher.get()):
+        await patiently(lambda: load_places(job.places))
+        deployment_id = await check_deployment(job) if job.deployment else None
         while True:
             try:
                 await _fuse_all(job, deployment_id, summaries, wait, outage)
