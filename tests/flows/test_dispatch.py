@@ -138,7 +138,8 @@ def test_a_parent_that_lost_its_lock_leaves_the_flow_runs_to_the_next(pool, tmp_
                 raise LockLostError(planned.settings.run.dest, "another run took it over", "let it finish")
 
         async def then_lose(_):
-            while not pool.taken:
+            # It looks at its lock although it has nothing more to send.
+            while not pool.taken or len(asked) < 5:
                 await asyncio.sleep(0.05)
             sent.append(True)
             runs = await pool.runs()
@@ -149,8 +150,6 @@ def test_a_parent_that_lost_its_lock_leaves_the_flow_runs_to_the_next(pool, tmp_
 
         with pytest.raises(LockLostError):
             dispatched(pool, planned, lambda *_: None, check=lost, settle=then_lose)
-        # It looks at its lock although it has nothing more to send.
-        assert len(asked) > 2
 
         def end(run, _):
             fuse(planned, run)

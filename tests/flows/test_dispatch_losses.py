@@ -122,11 +122,11 @@ def test_a_pool_that_begins_nothing_for_hours_ends_the_run(pool, tmp_path, monke
     monkeypatch.setattr(dispatch, "NOTHING_BEGUN_S", 1.0)
     with planned_run(pool, make_archive(tmp_path, 2)) as planned:
         told = (
-            r"no flow run of a shard has begun for 1 s \(the last one, of shard 0000: .*whether the pool gets machines"
+            r"no flow run of a shard has begun for \d s \(the last one, of shard 0000: .*whether the pool gets machines"
         )
         with pytest.raises(DispatchError, match=told):
             dispatched(pool, planned, lambda *_: unbegun())
-    assert len(asyncio.run(pool.runs())) > 2
+    assert len(asyncio.run(pool.runs())) > 1
 
 
 def test_a_shard_at_work_shows_that_the_pool_begins_what_it_takes(pool, tmp_path, monkeypatch):
