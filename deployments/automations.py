@@ -3,7 +3,7 @@
 A worker that is killed together with its flow run leaves that run in the state Running for ever, and whoever waits
 for it waits as long. Flow runs send heartbeats; the first automation marks a run of our flows as Crashed when it has
 sent none for three of their periods, the second when it was taken and never began. A shard that crashed is sent again
-by its parent; a parent that crashed is started by the third.
+by its parent; a run that nobody waits for is started by the third.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 
 from deployments.changes import Change, Outcome
+from flows.shard_runs import SILENT
 
 HEARTBEAT: Final = timedelta(seconds=30)
 """Period of the heartbeats of our flows, Prefect's shortest: the work pools tell their flow runs to send them, the
@@ -40,9 +41,10 @@ BEGIN: Final = timedelta(minutes=30)
 A node with a GPU may have to be started first."""
 
 FLOW_RUN: Final = "prefect.flow-run"
-PARENTS: Final = ("fuse-archive", "evaluate")
-"""Flows that nobody waits for. Runs of the others are sent by a parent, which sends them again."""
-ALL_FLOWS: Final = (*PARENTS, "fuse-shard", "report")
+UNATTENDED: Final = ("fuse-archive", "evaluate", "report")
+"""Flows that nobody waits for, and that do no harm twice: the first two go on, the last writes its page again. Runs of
+the other one are sent by a parent, which sends them again."""
+ALL_FLOWS: Final = (*UNATTENDED, "fuse-shard")
 
 _NOT_CRASHED: Final = (
     "Scheduled", "AwaitingRetry", "Late", "Pending", "Running", "Completed", "Failed", "Cancelled"
@@ -76,11 +78,7 @@ def crash_silent_runs() -> AutomationCore:
             threshold=1,
             within=3 * HEARTBEAT,
         ),
-        actions=[
-            ChangeFlowRunState(
-                name="Crashed", state=StateType.CRASHED, message="No heartbeat for three periods.", force=False
-            )
-        ],
+        actions=[ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=SILENT, force=False)],
     )
 
 
@@ -112,13 +110,13 @@ def restart_lost_parents() -> AutomationCore:
     """Runs of a deployment that nobody waits for are started again when they crash, with the same parameters."""
     return AutomationCore(
         name="restart-lost-parents",
-        description=f"Start crashed runs of {' and '.join(PARENTS)} again, {RESTARTS} times.",
+        description=f"Start crashed runs of {', '.join(UNATTENDED)} again, {RESTARTS} times.",
         trigger=EventTrigger(
             after={f"{FLOW_RUN}.Crashed"},
             expect={f"{FLOW_RUN}.{state}" for state in _NOT_CRASHED},
             # A run that crashed before it began has the count 0: its infrastructure is wrong, and stays so.
             match=_flow_runs(**{"prefect.run-count": [str(count) for count in range(1, RESTARTS + 1)]}),
-            match_related=[_of_flows(PARENTS), ResourceSpecification({"prefect.resource.role": "deployment"})],
+            match_related=[_of_flows(UNATTENDED), ResourceSpecification({"prefect.resource.role": "deployment"})],
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -147,7 +145,7 @@ def notifications(block_document_id: UUID) -> list[AutomationCore]:
             EventTrigger(
                 expect={f"{FLOW_RUN}.Failed", f"{FLOW_RUN}.Crashed"},
                 match=_flow_runs(),
-                match_related=[_of_flows((*PARENTS, "report"))],
+                match_related=[_of_flows(UNATTENDED)],
                 for_each={"prefect.resource.id"},
                 posture=Posture.Reactive,
                 threshold=1,

@@ -38,10 +38,13 @@ _OWN_DEFAULTS: Final = "defaults_of_set_up"
 """Key of a template: defaults by the name of their variable, without those of variables that a site chose."""
 
 _SECRET: Final = re.compile(
-    r"(SECRET|PASSWORD|PASSWD|PASSPHRASE|TOKEN|ACCESS_KEY|API_KEY|PRIVATE_KEY|AUTH_STRING)S?(_(?!FILE$)|$)",
+    r"(SECRET|PASSWORD|PASSWD|PASSPHRASE|TOKEN|ACCESS_KEY|API_KEY|PRIVATE_KEY|AUTH_STRING|WEBHOOK)S?(_(?!FILE$)|$)"
+    r"|(?<!PUBLIC)_KEYS?$",
     re.IGNORECASE,
 )
 """Names of environment variables whose values are secrets; a name that ends in ``_FILE`` has a path."""
+
+_URL_WITH_PASSWORD: Final = re.compile(r"://[^/\s]*:[^/\s]+@")
 
 _REFERENCE: Final = re.compile(r"\{\{\s*(\$|prefect\.blocks\.)[^{}]+\}\}")
 """What a worker replaces by a variable of its own environment, or by the content of a Prefect block."""
@@ -225,13 +228,17 @@ def _add(
 
 
 def secrets_in(environment: object) -> list[str]:
-    """Names of the variables of an environment that look like secrets and have a value, not a reference to one."""
+    """Names of the variables of an environment that hold a secret, by their name or by a URL with a password.
+
+    References are none: what they stand for is put in by the worker.
+    """
     if not isinstance(environment, Mapping):
         return []
     return [
         name
         for name, value in environment.items()
-        if value and _SECRET.search(name) and not _REFERENCE.fullmatch(str(value))
+        if (value and _SECRET.search(name) and not _REFERENCE.fullmatch(str(value)))
+        or _URL_WITH_PASSWORD.search(_REFERENCE.sub("", str(value)))
     ]
 
 

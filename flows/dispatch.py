@@ -23,10 +23,12 @@ from flows.shard_runs import (
     ShardOrder,
     call_off,
     died_of_memory,
+    has_begun,
     is_over,
     is_stranded,
     look,
     look_at_pool,
+    may_live,
     recall,
     send,
     write_off,
@@ -44,6 +46,12 @@ POLL_S: Final = 2.0
 
 LOOK_AT_POOL_S: Final = 30.0
 """Seconds after which the size of the pool is looked up again: workers come and go."""
+
+NOT_BEGUN_PAUSE_S: Final = 60.0
+"""Seconds before a shard whose flow run never began is sent again: a worker may refuse each at once."""
+
+NOTHING_BEGUN_S: Final = 4 * 3600.0
+"""A pool that takes flow runs and begins none for so long ends the dispatch. A want of machines may last hours."""
 
 ENDING_S: Final = 120.0
 """Seconds in which a flow run that is to end does; a worker kills one after thirty."""
@@ -82,11 +90,12 @@ class _Shard:
         pairs: that had no rows when it was first sent; ``to_fuse`` of them are more than a row with a code.
         left: chunks without rows when it was last looked at.
         number: flow runs so far, those of earlier parents included.
-        tries: of these, how many of this parent ended in a row without a commit.
+        tries: of these, how many of this parent began and ended in a row without a commit.
         shrink: how many of them ended for want of memory.
         state_id: of the state that its flow run was last seen in, since ``state_at``.
         lost: why its flow run was called off, "" where it was not.
-        excused: whether that says nothing against the shard or the pool.
+        not_before: ``time.monotonic()`` from which on it may be sent again.
+        predecessor_may_live: whether nobody saw the process of its last flow run end.
     """
 
     shard_id: str
@@ -99,7 +108,8 @@ class _Shard:
     state_id: UUID | None = None
     state_at: float = 0.0
     lost: str = ""
-    excused: bool = False
+    not_before: float = -math.inf
+    predecessor_may_live: bool = False
 
 
 async def dispatch_shards(
@@ -110,18 +120,18 @@ async def dispatch_shards(
     A shard is done when its rows are there, whatever the state of its flow run says. One that ended without them is
     sent again and goes on after the chunks that it committed, until ``TRIES`` flow runs in a row committed nothing;
     after an end for want of memory with less in memory at a time. One that a worker took and that does not begin is
-    called off and sent again, too. A store or a server that is out of reach is waited for. When the dispatch itself
-    ends before its time, by an error or because the run is cancelled, it cancels the flow runs that are still at work
-    and sees them end.
+    called off and sent again, too, which is no try: a pool may have no machine for it for hours. A store or a server
+    that is out of reach is waited for. When the dispatch itself ends before its time, by an error or because the run is
+    cancelled, it cancels the flow runs that are still at work and sees them end.
 
     Args:
         planned: the run.
         progress: told of each shard that is complete.
-        check: called before each flow run that is sent; what it raises ends the dispatch.
+        check: called every few seconds, and before each flow run that is sent; what it raises ends the dispatch.
         outage: of the store; one that it calls too long is not waited for by those who know the same one.
 
     Raises:
-        DispatchError: names the shards that did not complete.
+        DispatchError: names the shards that did not complete; or no flow run began for ``NOTHING_BEGUN_S``.
         ConfigurationError: the deployment, or its work pool, is gone.
     """
     dispatch = _Dispatch(planned, progress, check, outage)
@@ -149,7 +159,7 @@ class _Dispatch:
         self._lost: list[str] = []
         self._pool = PoolView(window=0, begin_s=0.0)
         self._pool_at = -math.inf
-        self._committed_at = -math.inf
+        self._stuck_since = math.inf
         self._pairs = 0
         self._seconds = 0.0
 
@@ -158,6 +168,7 @@ class _Dispatch:
         while self._waiting or self._at_work:
             await self._fill_window()
             await asyncio.sleep(POLL_S)
+            await sit_out(self._outage, self._check)
             await self._look_after()
         if self._lost:
             raise DispatchError(
@@ -176,8 +187,15 @@ class _Dispatch:
     async def _fill_window(self) -> None:
         if time.monotonic() - self._pool_at > LOOK_AT_POOL_S:
             self._pool, self._pool_at = await look_at_pool(self._settings.job), time.monotonic()
-        while self._waiting and len(self._at_work) < self._pool.window:
-            await self._send(self._waiting.popleft())
+        while len(self._at_work) < self._pool.window and (shard := self._next_shard()) is not None:
+            await self._send(shard)
+
+    def _next_shard(self) -> _Shard | None:
+        now = time.monotonic()
+        shard = next((shard for shard in self._waiting if shard.not_before <= now), None)
+        if shard is not None:
+            self._waiting.remove(shard)
+        return shard
 
     async def _send(self, shard: _Shard) -> None:
         if not shard.number:
@@ -186,7 +204,8 @@ class _Dispatch:
             shard.pairs, shard.to_fuse, shard.left = len(rows), sum(row.code is None for row in rows), len(chunks)
         await sit_out(self._outage, self._check)
         shard.number += 1
-        child = await send(self._settings, ShardOrder(shard.shard_id, shard.number, shard.shrink))
+        order = ShardOrder(shard.shard_id, shard.number, shard.shrink, shard.predecessor_may_live)
+        child = await send(self._settings, order)
         self._at_work[child.id] = shard
         if is_over(child):
             # An earlier parent's.
@@ -198,8 +217,13 @@ class _Dispatch:
             child = found.get(run_id)
             if child is None:
                 shard = self._at_work.pop(run_id)
-                await self._send_again(shard, "its flow run was deleted", counts=True)
-            elif is_over(child):
+                shard.predecessor_may_live = True
+                self._send_again(shard, "its flow run was deleted", counts=True)
+                continue
+            if child.state is not None and child.state.is_running():
+                # Those that stand beside it wait for their turn.
+                self._stuck_since = math.inf
+            if is_over(child):
                 await self._settle(child)
             else:
                 await self._see_on(child)
@@ -217,12 +241,10 @@ class _Dispatch:
             shard.state_id, shard.state_at = state.id, now
         stood = now - shard.state_at
         if is_stranded(child):
-            shard.lost, shard.excused = "its work queue was deleted", True
+            shard.lost = "its work queue was deleted"
             await call_off(child.id, "Its work queue was deleted.")
         elif state.is_pending() and stood > self._pool.begin_s:
             shard.lost = f"taken by a worker, but not begun in {duration(stood)}"
-            # Where others get on, it waited for its turn, and has nothing to do with it.
-            shard.excused = self._committed_at > shard.state_at
             await call_off(child.id, f"Not begun in {duration(stood)}; its shard is sent again.")
         elif state.is_cancelling() and stood > ENDING_S:
             await write_off(child.id)
@@ -235,8 +257,6 @@ class _Dispatch:
         assert state is not None  # noqa: S101 - it is over
         # By the token, not by the time: the clock of the server is another one.
         is_ours = child.parameters.get("token") == self._settings.token
-        if left < shard.left:
-            self._committed_at = time.monotonic()
         if not left:
             self._progress.fused(shard.pairs)
             # Rows with a code take no time, and would make the shards of later runs too large.
@@ -244,16 +264,37 @@ class _Dispatch:
                 self._pairs += shard.to_fuse
                 self._seconds += child.total_run_time.total_seconds()
             return
-        if left < shard.left:
+        progressed = left < shard.left
+        if progressed:
             shard.left, shard.tries = left, 0
         shard.shrink += died_of_memory(state)
+        shard.predecessor_may_live = may_live(state)
         ended = "Completed without all rows" if state.is_completed() else shard.lost or state.name or "ended"
+        # One that was put off and found no machine for its next start has begun before.
+        begun = has_begun(child) and not shard.lost
+        if begun:
+            self._stuck_since = math.inf
+        elif is_ours:
+            self._wait_for_machines(shard, ended)
         # Flow runs of an earlier parent that ended badly are not held against this one.
-        await self._send_again(shard, ended, counts=is_ours and not shard.excused)
+        self._send_again(shard, ended, counts=is_ours and begun and not progressed)
 
-    async def _send_again(self, shard: _Shard, ended: str, counts: bool) -> None:
+    def _wait_for_machines(self, shard: _Shard, ended: str) -> None:
+        """A flow run never began: that says nothing against its shard, and the pool may have room later."""
+        now = time.monotonic()
+        self._stuck_since = min(self._stuck_since, now)
+        if now - self._stuck_since > NOTHING_BEGUN_S:
+            raise DispatchError(
+                f"no flow run of a shard has begun for {duration(now - self._stuck_since)} (the last one, of shard "
+                f"{shard.shard_id}: {ended}); look at the log of the pool's workers and whether the pool gets "
+                "machines, then run the job again"
+            )
+        if not shard.lost:
+            shard.not_before = now + NOT_BEGUN_PAUSE_S
+
+    def _send_again(self, shard: _Shard, ended: str, counts: bool) -> None:
         shard.tries += counts
-        shard.lost, shard.excused = "", False
+        shard.lost = ""
         less = f", with less in memory ({shard.shrink})" if shard.shrink else ""
         if shard.tries < TRIES:
             logger.warning("shard %s: %s; sent again%s", shard.shard_id, ended, less)

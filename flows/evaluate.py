@@ -176,6 +176,7 @@ def _fuse_set(
             watcher.evaluating(one.data_set, method)
             for planned in plan_runs(CheckedJob(job, priors.identity(job)), None, lock.token, watcher):
                 fuse_here(planned, priors.load(job), watcher, stages, check_both)
+                check_both()
                 summaries.append(finish(planned))
                 watcher.finish(summaries[-1])
             if evaluation.has_twin(method):

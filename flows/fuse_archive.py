@@ -36,6 +36,7 @@ from tasks.run_folder import finish_run, next_run, unfinished_run
 from tasks.scratch import scratch_folder
 from tasks.secret_check import check_secret
 from tasks.settings import RunSettings, read_settings, write_settings
+from tasks.shard_fence import clear_fences
 from tasks.source_kind import settle_kind
 from tasks.storage import StorageError, absolute, retries_made, sweep_temporaries
 from tasks.throughput import shard_pairs, shard_rate
@@ -124,6 +125,7 @@ def run_archive(job: Job, watcher: Watcher) -> None:
         for planned in plan_runs(checked, pseudonyms, lock.token, watcher):
             prior = prior or open_prior(job, checked.identity)
             fuse_here(planned, prior, watcher, PLAIN, lock.check)
+            lock.check()
             watcher.finish(finish(planned))
 
 
@@ -304,7 +306,7 @@ def fuse_here(planned: PlannedRun, prior: Prior, watcher: Watcher, stages: Stage
     """Fuse all shards of a run in this process, one after the other, chunks that may kill it last.
 
     Args:
-        check: see :func:`flows.fuse_shard.run_chunks`.
+        check: see :func:`flows.fuse_shard.run_chunks`; the lock of this process is always up to date.
     """
     settings = planned.settings
     suspects: list[Suspect] = []
@@ -312,12 +314,14 @@ def fuse_here(planned: PlannedRun, prior: Prior, watcher: Watcher, stages: Stage
         for shard_id in planned.shard_ids:
             calm, more = divide(settings, shard_chunks(settings, shard_id))
             suspects += more
-            run_chunks(calm, settings, prior, progress, stages, check)
-        run_suspects(suspects, settings, prior, progress, stages, check)
+            run_chunks(calm, settings, prior, progress, stages, check, check)
+        run_suspects(suspects, settings, prior, progress, stages, check, check)
 
 
 def finish(planned: PlannedRun, pairs_per_second: float | None = None) -> RunSummary:
     """Prove that every pair has its row, add the rows to the table of all runs, close the run.
+
+    The caller has just looked whether it still holds the lock: what is written here is written for all runs.
 
     Args:
         planned: the run.
@@ -331,6 +335,7 @@ def finish(planned: PlannedRun, pairs_per_second: float | None = None) -> RunSum
     reconciliation = reconcile(run)
     compact(run, planned.settings.job.method_name)
     clear_marks(run)
+    clear_fences(run)
     summary = RunSummary(
         planned.settings,
         reconciliation,

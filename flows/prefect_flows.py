@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pyarrow as pa
 from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact
@@ -33,14 +34,14 @@ from flows.device_use import DeviceUse
 from flows.dispatch import dispatch_shards
 from flows.evaluate import Evaluated, EvaluationWatcher, run_evaluation
 from flows.fuse_archive import PlannedRun, RunSummary, Watcher, check_inputs, finish, fuse_here, plan_runs
-from flows.fuse_shard import Stages, divide, run_chunks, run_suspects, shard_chunks, shrunk
+from flows.fuse_shard import Stages, divide, outlast, run_chunks, run_suspects, shard_chunks, shrunk
 from flows.heartbeat import Heartbeat
 from flows.open_prior import open_prior
 from flows.places import load_places, load_secret
 from flows.report import Alarm, tell_once, write_report
 from flows.run_artifact import runs_markdown
 from flows.run_log import run_log
-from flows.shard_runs import check_deployment
+from flows.shard_runs import check_deployment, patiently
 from flows.stop import StopSignal, in_thread
 from flows.storage_pause import Outage
 from tasks.borrowed_lock import BorrowedLock
@@ -60,6 +61,7 @@ from tasks.report.request import ReportRequest
 from tasks.rows import ResultRow
 from tasks.run_folder import RunFolder
 from tasks.settings import RunSettings, read_settings
+from tasks.shard_fence import Sending, ShardFence
 from tasks.storage import StorageError, absolute
 
 logger = logging.getLogger(__name__)
@@ -175,13 +177,12 @@ async def fuse_archive(job: Job) -> State[None]:
     were rejected or a few failed; Failed above the job's ``failed_share``, or by an exception when a place cannot
     be reached or a row is missing.
     """
-    await load_places(job.places)
-    deployment_id = await check_deployment(job) if job.deployment else None
     summaries: list[RunSummary] = []
     outage = Outage()
-    # One that was started again after a crash finds the lock of the process that is gone.
-    wait = job.wait or (flow_run.run_count or 1) > 1
-    with _log_of_run():
+    wait = job.wait or _was_started_again()
+    with _log_of_run(watcher.get()):
+        await patiently(lambda: load_places(job.places))
+        deployment_id = await check_deployment(job) if job.deployment else None
         while True:
             try:
                 await _fuse_all(job, deployment_id, summaries, wait, outage)
@@ -194,12 +195,17 @@ async def fuse_archive(job: Job) -> State[None]:
             await outage.wait(passing)
             # Its own lock may not have been given back.
             wait = True
-    return await _final_state(job, summaries)
+        return await _final_state(job, summaries)
 
 
-def _log_of_run() -> AbstractContextManager[None]:
+def _was_started_again() -> bool:
+    """Whether this run crashed before: it may find the lock of the process that is gone, and must not refuse it."""
+    return (flow_run.run_count or 1) > 1
+
+
+def _log_of_run(follower: Watcher) -> AbstractContextManager[None]:
     """A terminal shows what is to be shown by itself."""
-    return run_log() if isinstance(watcher.get(), LogWatcher) else nullcontext()
+    return run_log() if isinstance(follower, LogWatcher) else nullcontext()
 
 
 async def _fuse_all(
@@ -210,7 +216,7 @@ async def _fuse_all(
     ``outage`` is that of the caller, who asks it whether to begin again: a store is waited for once.
     """
     checked = await asyncio.to_thread(check_inputs, job)
-    pseudonyms = await load_secret(checked.job)
+    pseudonyms = await patiently(lambda: load_secret(checked.job))
     stop = StopSignal()
     with ExitStack() as stack:
         # Shards that a dead parent had sent out go on under this one, when it goes on with their run.
@@ -235,6 +241,7 @@ async def _fuse_all(
             else:
                 prior = await asyncio.to_thread(open_prior, job, checked.identity)
                 await in_thread(stop, fuse_here, planned, prior, watcher.get(), PREFECT_STAGES, check)
+            await in_thread(stop, check)
             summaries.append(await in_thread(stop, finish, planned, rate))
             watcher.get().finish(summaries[-1])
 
@@ -242,14 +249,34 @@ async def _fuse_all(
 async def _final_state(job: Job, summaries: Sequence[RunSummary]) -> State[None]:
     if not summaries:
         return Completed(message="Nothing to do: every pair of the archive has its row.")
-    await acreate_markdown_artifact(key="fuse-archive", markdown=runs_markdown(summaries), description=job.method_name)
+    await _leave_page("fuse-archive", runs_markdown(summaries), job.method_name)
     message = "; ".join(summary.sentence() for summary in summaries)
     return Failed(message=message) if any(summary.failed for summary in summaries) else Completed(message=message)
 
 
+async def _leave_page(key: str, markdown: str, description: str) -> None:
+    """What the UI shows of a run that is done; a server that does not take it must not make the run look failed."""
+    try:
+        await patiently(lambda: acreate_markdown_artifact(key=key, markdown=markdown, description=description))
+    except httpx.HTTPError as error:
+        logger.warning(
+            "the run is complete, but the Prefect server did not take its page (%s: %s); what it would have shown lies "
+            "in the destination",
+            type(error).__name__,
+            error,
+        )
+
+
 @flow(name="fuse-shard", persist_result=False)
 async def fuse_shard(
-    dest: str, run_id: str, shard_id: str, token: int, places: dict[str, Place], shrink: int = 0
+    dest: str,
+    run_id: str,
+    shard_id: str,
+    token: int,
+    number: int,
+    places: dict[str, Place],
+    shrink: int = 0,
+    predecessor_may_live: bool = False,
 ) -> State[None]:
     """Fuse what is left of one shard of a planned run.
 
@@ -258,42 +285,61 @@ async def fuse_shard(
         run_id: its folder below DEST/_ddfm/runs.
         shard_id: as in its manifest.
         token: of the lock that the parent held on the destination when it sent this.
+        number: counts the flow runs of this shard; one that was sent later takes the shard from those before.
         places: of the job, by which the destination is reached.
         shrink: earlier flow runs of this shard that ended for want of memory.
+        predecessor_may_live: whether nobody saw the process of the flow run before end.
 
     Raises:
+        LockLostError: the parent gave its lock back, or a flow run that was sent later has the shard.
         ConfigurationError: this machine's prior is not the one that the run was planned with.
         StorageError: the run cannot be read, or its destination not be written.
     """
     with run_log():
-        return await _fuse_shard(dest, run_id, shard_id, token, places, shrink)
+        await patiently(lambda: load_places(places))
+        fence = ShardFence(RunFolder(dest, run_id), shard_id, Sending(token, number))
+        # Before it is read what is left: nobody commits any more of it from here on.
+        await asyncio.to_thread(fence.enter)
+        pairs = await _fuse_shard(RunFolder(dest, run_id), shard_id, token, shrink, predecessor_may_live, fence)
+        await asyncio.to_thread(fence.leave)
+    return Completed(message=f"{pairs} pairs done")
 
 
 async def _fuse_shard(
-    dest: str, run_id: str, shard_id: str, token: int, places: dict[str, Place], shrink: int
-) -> State[None]:
-    await load_places(places)
-    read = await asyncio.to_thread(read_settings, RunFolder(dest, run_id))
+    run: RunFolder, shard_id: str, token: int, shrink: int, predecessor_may_live: bool, fence: ShardFence
+) -> int:
+    read = await asyncio.to_thread(read_settings, run)
     settings = shrunk(replace(read, token=token), shrink)
     chunks = await asyncio.to_thread(shard_chunks, settings, shard_id)
-    pairs = sum(len(chunk.rows) for chunk in chunks)
     if chunks:
         prior = await asyncio.to_thread(open_prior, settings.job, settings.prior_sha256)
-        stop, lock = StopSignal(), BorrowedLock(dest, token, run_id)
+        stop, lock = StopSignal(), BorrowedLock(run.dest, token, run.run_id, also=fence.check)
 
         def check() -> None:
             stop.check()
             lock.check()
 
-        await in_thread(stop, _fuse_chunks, settings, chunks, prior, check)
-    return Completed(message=f"{pairs} pairs done")
+        def confirm() -> None:
+            stop.check()
+            lock.confirm()
+
+        if predecessor_may_live:
+            await in_thread(stop, outlast, settings, shard_id, check)
+        await in_thread(stop, _fuse_chunks, settings, chunks, prior, check, confirm)
+    return sum(len(chunk.rows) for chunk in chunks)
 
 
-def _fuse_chunks(settings: RunSettings, chunks: Sequence[Chunk], prior: Prior, check: Callable[[], None]) -> None:
+def _fuse_chunks(
+    settings: RunSettings,
+    chunks: Sequence[Chunk],
+    prior: Prior,
+    check: Callable[[], None],
+    confirm: Callable[[], None],
+) -> None:
     progress = LogProgress(sum(len(chunk.rows) for chunk in chunks), DeviceUse(prior.device))
     calm, suspects = divide(settings, chunks)
-    run_chunks(calm, settings, prior, progress, PREFECT_STAGES, check)
-    run_suspects(suspects, settings, prior, progress, PREFECT_STAGES, check)
+    run_chunks(calm, settings, prior, progress, PREFECT_STAGES, check, confirm)
+    run_suspects(suspects, settings, prior, progress, PREFECT_STAGES, check, confirm)
     progress.finish()
 
 
@@ -316,11 +362,11 @@ async def evaluate(evaluation: Evaluation) -> State[None]:
     The state is Completed when every pair of every method has its row, with the counts in its message; Failed when a
     larger share of the pairs of one run failed than its job allows, or by an exception. The tables are an artifact.
     """
-    stop = StopSignal()
-    outcome = await in_thread(stop, run_evaluation, evaluation, evaluation_watcher.get(), PREFECT_STAGES, stop.check)
-    await acreate_markdown_artifact(
-        key="evaluate", markdown=tables_text(outcome.tables), description=f"{evaluation.data} in {evaluation.out}"
-    )
+    stop, follower = StopSignal(), evaluation_watcher.get()
+    asked = evaluation.model_copy(update={"wait": evaluation.wait or _was_started_again()})
+    with _log_of_run(follower):
+        outcome = await in_thread(stop, run_evaluation, asked, follower, PREFECT_STAGES, stop.check)
+        await _leave_page("evaluate", tables_text(outcome.tables), f"{evaluation.data} in {evaluation.out}")
     return Failed(message=outcome.sentence()) if outcome.failed else Completed(message=outcome.sentence())
 
 
@@ -346,11 +392,10 @@ async def report(request: ReportRequest) -> State[None]:
     The state is Completed once the page is written. What somebody should hear of is an event, once per run and
     whatever the state: see :func:`flows.report.alarms`.
     """
-    await load_places(request.places)
     stop = StopSignal()
-    written = await in_thread(stop, write_report, request, stop.check)
-    await acreate_markdown_artifact(
-        key="report", markdown=summary_markdown(written), description=f"run {written.run.run_id}"
-    )
+    with run_log():
+        await patiently(lambda: load_places(request.places))
+        written = await in_thread(stop, write_report, request, stop.check)
+        await _leave_page("report", summary_markdown(written), f"run {written.run.run_id}")
     await in_thread(stop, tell_once, written, _emit)
     return Completed(message=written.sentence())

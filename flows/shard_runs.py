@@ -32,7 +32,7 @@ from tasks.settings import RunSettings
 logger = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 900.0
-"""A server that has been silent for so long ends the dispatch; the next run goes on."""
+"""A server that has been silent for so long ends the run; the next one goes on."""
 
 ELASTIC_SHARDS: Final = 4
 """Shards at a time on a pool that starts machines by itself and has no limit."""
@@ -45,6 +45,11 @@ BEGIN_S: Final = {"process": 300.0}
 
 BEGIN_ELSEWHERE_S: Final = 1200.0
 """The same on other pools, where an image is fetched and a machine may be started first."""
+
+SILENT: Final = "No heartbeat for three periods."
+"""What the automation says of a flow run that it calls crashed, whose process it cannot see."""
+
+_NOT_ENDED: Final = "No worker ended it."
 
 DEFAULT_QUEUE: Final = "default"
 """The queue that Prefect gives to each pool, and to who asks for none."""
@@ -71,11 +76,13 @@ class ShardOrder:
     Attributes:
         number: counts the flow runs of the shard in this run of the archive, from 1, over all parents.
         shrink: see :func:`flows.fuse_shard.shrunk`.
+        predecessor_may_live: see :func:`may_live`.
     """
 
     shard_id: str
     number: int
     shrink: int
+    predecessor_may_live: bool
 
 
 async def send(settings: RunSettings, order: ShardOrder) -> FlowRun:
@@ -99,8 +106,10 @@ async def send(settings: RunSettings, order: ShardOrder) -> FlowRun:
                 "run_id": settings.run.run_id,
                 "shard_id": order.shard_id,
                 "token": settings.token,
+                "number": order.number,
                 "places": {prefix: place.model_dump() for prefix, place in settings.job.places.items()},
                 "shrink": order.shrink,
+                "predecessor_may_live": order.predecessor_may_live,
             },
             flow_run_name=f"{settings.run.run_id} {order.shard_id}",
             # A parent that was killed and begun again finds the child that still works on the shard. The key counts for
@@ -110,7 +119,7 @@ async def send(settings: RunSettings, order: ShardOrder) -> FlowRun:
             timeout=0,
         )
 
-    return await _answer(ask)
+    return await patiently(ask)
 
 
 async def look(ids: Sequence[UUID]) -> list[FlowRun]:
@@ -128,7 +137,7 @@ async def look(ids: Sequence[UUID]) -> list[FlowRun]:
                     flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(wanted))), limit=_RUNS_PER_REQUEST
                 )
 
-        found += await _answer(ask)
+        found += await patiently(ask)
     return found
 
 
@@ -151,7 +160,7 @@ async def call_off(run_id: UUID, why: str) -> None:
 
 async def write_off(run_id: UUID) -> None:
     """End a flow run that was called off and that nobody ends; a worker that takes it now leaves it alone."""
-    await _set_state(run_id, Cancelled(message="No worker ended it."))
+    await _set_state(run_id, Cancelled(message=_NOT_ENDED))
 
 
 async def _set_state(run_id: UUID, state: State) -> None:
@@ -161,7 +170,7 @@ async def _set_state(run_id: UUID, state: State) -> None:
             async with get_client() as client:
                 await client.set_flow_run_state(run_id, state)
 
-    await _answer(ask)
+    await patiently(ask)
 
 
 async def check_deployment(job: Job) -> UUID:
@@ -169,9 +178,14 @@ async def check_deployment(job: Job) -> UUID:
 
     Raises:
         ConfigurationError: the server has no such deployment, or one without a work pool.
+        httpx.HTTPError: as :func:`send`.
     """
-    async with get_client() as client:
-        return (await _deployment_of(client, job)).id
+
+    async def ask() -> UUID:
+        async with get_client() as client:
+            return (await _deployment_of(client, job)).id
+
+    return await patiently(ask)
 
 
 async def _deployment_of(client: PrefectClient, job: Job) -> DeploymentResponse:
@@ -238,12 +252,27 @@ async def look_at_pool(job: Job) -> PoolView:
                 window = ELASTIC_SHARDS + 1
             return PoolView(window, BEGIN_S.get(pool.type, BEGIN_ELSEWHERE_S))
 
-    return await _answer(ask)
+    return await patiently(ask)
 
 
 def is_over(child: FlowRun) -> bool:
     """Whether it is in a state that it does not leave by itself."""
     return child.state is not None and child.state.is_final()
+
+
+def may_live(state: State) -> bool:
+    """Whether the process of a flow run that is over may still be at work: nobody saw it end.
+
+    So it is when the server called it crashed for its silence, which may have been the server's own, or a person did.
+    What a worker or the process itself says of an end has words of its own.
+    """
+    return (state.is_crashed() or state.is_cancelled()) and state.message in (None, "", SILENT, _NOT_ENDED)
+
+
+def has_begun(child: FlowRun) -> bool:
+    """Whether a process ever worked on it: not where it found no machine, or its worker could not start it."""
+    # Its time of start says less: the server gives one to each run that ends.
+    return child.run_count > 0
 
 
 def is_stranded(child: FlowRun) -> bool:
@@ -256,8 +285,12 @@ def died_of_memory(state: State) -> bool:
     return not state.is_completed() and bool(_MEMORY.search(f"{state.name} {state.message or ''}"))
 
 
-async def _answer(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """What the server answers, asked again while it is out of reach or says that the fault is its own."""
+async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """What the server answers, asked again while it is out of reach or says that the fault is its own.
+
+    Raises:
+        httpx.HTTPError: it refuses, or has not answered for ``PATIENCE_S``.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

@@ -72,8 +72,7 @@ class Marks:
         """
         mark = uuid.uuid4().hex
         uri = join(self._folder, f"{shard_id}-{chunk_id}-{mark}.json")
-        # Positions, not keys: these may have to stay secret.
-        write_atomic(uri, json.dumps({"positions": list(positions)}).encode())
+        write_atomic(uri, _content(positions))
         with self._lock:
             self._set[mark] = uri
         return mark
@@ -85,6 +84,16 @@ class Marks:
         """
         with self._lock:
             self._kept.add(mark)
+
+    def absolve(self, mark: str) -> None:
+        """Say of a mark that is kept that no pair is to blame for it: this process ends in an orderly way.
+
+        Raises:
+            StorageError: the mark cannot be written.
+        """
+        with self._lock:
+            uri = self._set[mark]
+        write_atomic(uri, _content([]))
 
     def clear(self, mark: str) -> None:
         """Say that this work is over, well or not.
@@ -138,7 +147,7 @@ def clear_marks(run: RunFolder) -> None:
 
 
 def read_deaths(run: RunFolder, shard_id: str) -> dict[str, Deaths]:
-    """The deaths in a shard by chunk id, for chunks that had any; no process may be at work on the shard.
+    """The deaths in a shard by chunk id, for chunks with a mark; no other process may be at work on the shard.
 
     Raises:
         StorageError: a mark cannot be read.
@@ -153,6 +162,11 @@ def read_deaths(run: RunFolder, shard_id: str) -> dict[str, Deaths]:
         if len(positions) == 1:
             alone.setdefault(chunk_id, set()).update(positions)
     return {chunk_id: Deaths(count, frozenset(alone.get(chunk_id, ()))) for chunk_id, count in counts.items()}
+
+
+def _content(positions: Sequence[int]) -> bytes:
+    # Not keys: these may have to stay secret.
+    return json.dumps({"positions": list(positions)}).encode()
 
 
 def _marks(run: RunFolder) -> Iterator[tuple[str, str, str]]:

@@ -128,9 +128,16 @@ def batches_of_pairs(pairs: Sequence[PreparedPair], settings: RunSettings) -> li
 
 
 def publish_chunk(
-    chunk: Chunk, pairs: Sequence[FusedPair | RefusedPair], settings: RunSettings, device: str, progress: Progress
+    chunk: Chunk,
+    pairs: Sequence[FusedPair | RefusedPair],
+    settings: RunSettings,
+    device: str,
+    progress: Progress,
+    confirm: Callable[[], None],
 ) -> None:
     """Measure and write the pictures, several at a time, then commit the chunk's rows.
+
+    ``confirm`` is called right before the commit; nothing is committed when it raises.
 
     Raises:
         StorageError: the destination refuses a write; nothing of the chunk is committed then.
@@ -138,7 +145,9 @@ def publish_chunk(
     with ThreadPoolExecutor(settings.job.readers) as pool:
         # What computes stays in this thread; the pool waits for the store.
         published = [_published(_encode(pair, settings, device), settings, device, pool) for pair in pairs]
-        commit(chunk, [one() for one in published], settings, progress)
+        written = [one() for one in published]
+        confirm()
+        commit(chunk, written, settings, progress)
 
 
 def commit(chunk: Chunk, pairs: Sequence[PublishedPair], settings: RunSettings, progress: Progress) -> None:

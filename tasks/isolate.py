@@ -24,11 +24,11 @@ def fuse_isolated(
     settings: RunSettings,
     prior: Prior,
     progress: Progress,
-    check: Callable[[], None],
+    confirm: Callable[[], None],
 ) -> None:
     """Read, fuse, publish and commit a chunk with a mark around each step on each pair.
 
-    ``check`` is called before pictures are written and before the commit; what it raises ends the work.
+    ``confirm`` is called before pictures are written and right before the commit; what it raises ends the work.
 
     A pair that is known to kill its process becomes a row with the code PROCESS_DIED. A decoder that dies is found
     by the second death, a batch that dies by the third: the second says only which batch it was.
@@ -77,7 +77,7 @@ def fuse_isolated(
             outcomes.update(zip(members, fused, strict=True))
             if told is untold:
                 progress.fused(len(members))
-    check()
+    confirm()
     # No pair is to blame when this mark stays.
     publishing = marks.set(chunk.shard_id, chunk.chunk_id, [])
     marks.keep(publishing)
@@ -85,6 +85,6 @@ def fuse_isolated(
     for position in sorted(outcomes):
         with marked([position]):
             published.append(publish_pair(outcomes[position], settings, str(prior.device)))
-    check()
+    confirm()
     commit(chunk, published, settings, progress)
     marks.clear(publishing)

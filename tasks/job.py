@@ -41,6 +41,16 @@ class Place(PlaceOptions):
         return (*super()._sources_of_credentials, "credentials_block")
 
 
+def refuse_credentials(field: str, place: str | None) -> None:
+    """Stop a place that would show a password to everyone who sees a job.
+
+    Raises:
+        ValueError: the URL has a user before its host. The place is not repeated.
+    """
+    if place is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*@", place):
+        raise ValueError(f"{field}: a URL must not hold credentials; they belong into the environment")
+
+
 class Job(BaseModel):
     """What to fuse, how, and where to. Field descriptions are the documentation of a job file."""
 
@@ -213,6 +223,9 @@ class Job(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind_of_source(self) -> Self:
+        # Before any other sentence repeats a place.
+        for name in ("first", "second", "pairs", "archive", "private", "out"):
+            refuse_credentials(name, getattr(self, name))
         folders = (self.first is not None, self.second is not None)
         given = [name for name in ("pairs", "archive") if getattr(self, name) is not None]
         if not given and not all(folders):
@@ -227,11 +240,6 @@ class Job(BaseModel):
                 place = getattr(self, target)
                 if source is not None and place is not None and _lies_inside(place, source):
                     raise ValueError(f"{target}: {place} lies inside {name}, so that it would be taken for a source")
-        for name in ("first", "second", "pairs", "archive", "private", "out"):
-            place = getattr(self, name)
-            if place is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*@", place):
-                # Not repeated: there may be a password before the @.
-                raise ValueError(f"{name}: a URL must not hold credentials; they belong into the environment")
         for name in ("first_range", "second_range"):
             value = getattr(self, name)
             if isinstance(value, str):

@@ -168,6 +168,8 @@ class DestinationLock:
                 self._beat()
             except StorageError as error:
                 _log.warning("a heartbeat of the lock was not written: %s", error)
+        if self._lost:
+            _log.warning("%s The work ends before its next commit.", taken_over(self.dest, self.token))
 
     def _beat(self) -> None:
         self._write(lambda record: replace(record, heartbeat=record.heartbeat + 1, heartbeat_at=_now()))

@@ -64,6 +64,11 @@ class RunFolder:
         """The folder of start marks."""
         return join(self.uri, "attempts")
 
+    @property
+    def at_work_uri(self) -> str:
+        """The folder of what says which process works on a shard. Not among the marks, which each shard lists."""
+        return join(self.uri, "at-work")
+
     def chunk_uri(self, shard_id: str, chunk_id: str) -> str:
         """The rows of one chunk, its commit mark."""
         return join(self.results_uri, f"{shard_id}-{chunk_id}.parquet")

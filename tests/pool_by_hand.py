@@ -21,6 +21,7 @@ from tests.archives import job_settings
 from tests.runs import SilentProgress, SilentWatcher
 
 End = Callable[[Any, int], Any]
+UNBEGUN = "Never begun"
 
 
 class Pool:
@@ -67,8 +68,12 @@ class Pool:
             time.sleep(0.05)
 
     async def work(self, end: End) -> None:
-        """Take each flow run and set the state that ``end(run, how many were taken)`` names; None leaves it."""
+        """Take each flow run and set the state that ``end(run, how many were taken)`` names; None leaves it.
+
+        One that ends was at work before, unless ``end`` says by :func:`unbegun` that it was not.
+        """
         from prefect.client.orchestration import get_client
+        from prefect.states import Running
 
         while True:
             for run in await self.runs():
@@ -78,6 +83,8 @@ class Pool:
                     self.at_a_time.append(sum(not one.state.is_final() for one in await self.runs()))
                     if state is not None:
                         async with get_client() as client:
+                            if state.is_final() and state.name != UNBEGUN:
+                                await client.set_flow_run_state(run.id, Running(), force=True)
                             await client.set_flow_run_state(run.id, state, force=True)
             await asyncio.sleep(0.05)
 
@@ -110,7 +117,7 @@ def fuse_under(settings: RunSettings, run: Any, check: Callable[[], None], chunk
     """The same, as long as ``check`` does not raise."""
     left = shard_chunks(settings, run.parameters["shard_id"])[:chunks]
     prior = open_prior(settings.job, settings.prior_sha256)
-    run_chunks(left, settings, prior, SilentProgress(), PLAIN, check)
+    run_chunks(left, settings, prior, SilentProgress(), PLAIN, check, check)
 
 
 def dispatched(
@@ -141,6 +148,13 @@ def completed() -> Any:
     from prefect.states import Completed
 
     return Completed()
+
+
+def unbegun() -> Any:
+    """The state of a flow run that its worker could not start."""
+    from prefect.states import Crashed
+
+    return Crashed(name=UNBEGUN, message="The capacity provider could not place the task.")
 
 
 def crashed(message: str = "") -> Any:

@@ -15,7 +15,7 @@ from tasks.evaluation.datasets import DataSet
 from tasks.evaluation.methods import Method, default_methods, parse_grid, parse_methods
 from tasks.evaluation.plots import PAPER_METRICS
 from tasks.form_order import in_order
-from tasks.job import Job
+from tasks.job import Job, refuse_credentials
 from tasks.job_file import make_job
 from tasks.storage import absolute, join
 
@@ -56,6 +56,8 @@ class Evaluation(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        refuse_credentials("data", self.data)
+        refuse_credentials("out", self.out)
         if f"{absolute(self.out)}/".startswith(f"{absolute(self.data)}/"):
             raise ValueError(f"out: {self.out} lies inside data, so that results would be taken for data; name another")
         unknown = [name for name in self.metrics if name not in METRIC_NAMES]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.codes import ConfigurationError
-from tasks.job import Place
+from tasks.job import Place, refuse_credentials
 
 PICTURES: Final = 3
 MOST_PICTURES: Final = 6
@@ -32,6 +32,11 @@ class ReportRequest(BaseModel):
         default_factory=dict, description="How S3 places are reached, as in a job; by default as the environment says."
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse_credentials("out", self.out)
+        return self
+
 
 def make_request(settings: Mapping[str, Any]) -> ReportRequest:
     """Validate ``settings``.
@@ -42,5 +47,12 @@ def make_request(settings: Mapping[str, Any]) -> ReportRequest:
     try:
         return ReportRequest.model_validate(settings)
     except ValidationError as error:
-        lines = (f"{'.'.join(map(str, one['loc']))}: {one['msg']} (given: {one['input']!r})" for one in error.errors())
-        raise ConfigurationError("\n".join(lines)) from error
+        raise ConfigurationError("\n".join(_sentence(one) for one in error.errors())) from error
+
+
+def _sentence(detail: Any) -> str:
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if not detail["loc"]:
+        # What was given is all of the request, and there may be a password in it.
+        return message
+    return f"{'.'.join(map(str, detail['loc']))}: {message} (given: {detail['input']!r})"

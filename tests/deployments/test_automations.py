@@ -38,6 +38,11 @@ def a_parent():
     """Never run: only its states are set."""
 
 
+@flow(name="report")
+def a_report():
+    """Likewise."""
+
+
 @flow(name="fuse-shard")
 def a_shard():
     """Likewise."""
@@ -206,12 +211,14 @@ def test_a_lost_parent_is_started_again_but_not_for_ever(prefect_api, periods):
 
     async def lives():
         async with get_client() as client:
-            parent, shard = await deployed_run(client, a_parent), await deployed_run(client, a_shard)
+            parent, shard, report = [await deployed_run(client, one) for one in (a_parent, a_shard, a_report)]
 
-            async def awaits_retry():
-                state = (await client.read_flow_run(parent)).state
+            async def awaits_retry(run_id=parent):
+                state = (await client.read_flow_run(run_id)).state
                 return state.name == "AwaitingRetry"
 
+            await set_state(client, report, "Running")
+            await set_state(client, report, "Crashed")
             await set_state(client, shard, "Running")
             await set_state(client, shard, "Crashed")
             await set_state(client, parent, "Running")
@@ -219,6 +226,7 @@ def test_a_lost_parent_is_started_again_but_not_for_ever(prefect_api, periods):
             # Only when its worker has said all that it says of a crash.
             assert not await wait_for(awaits_retry, seconds=5)
             assert await wait_for(awaits_retry)
+            assert await wait_for(lambda: awaits_retry(report))
             await set_state(client, parent, "Running")
             await set_state(client, parent, "Crashed")
             assert not await wait_for(awaits_retry, seconds=20)

@@ -16,7 +16,7 @@ from prefect_aws.workers.ecs_worker import ECSJobConfiguration, ECSWorker
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
-from deployments.job_templates import Profile, choose, job_template, keep_choices, secrets_in
+from deployments.job_templates import FLOW_ENVIRONMENT, Profile, choose, job_template, keep_choices, secrets_in
 from deployments.work_pools import POOLS, Pool
 
 KUBERNETES = ("1.30", "1.34")
@@ -184,7 +184,8 @@ def test_a_container_takes_a_secret_from_the_environment_of_its_worker(monkeypat
 @pytest.mark.parametrize(
     "name",
     ["DDFM_PSEUDONYM_SECRET", "AWS_SECRET_ACCESS_KEY", "ARCHIVE_AWS_ACCESS_KEY_ID", "PGPASSWORD", "hub_token",
-     "AWS_SESSION_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"],
+     "AWS_SESSION_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_ENCRYPTION_KEY", "LICENCE_KEY",
+     "SLACK_WEBHOOK_URL", "webhook"],
 )  # fmt: skip
 def test_what_looks_like_a_secret(name):
     assert secrets_in({name: "x", "OMP_NUM_THREADS": "2"}) == [name]
@@ -195,8 +196,18 @@ def test_what_looks_like_a_secret(name):
 def test_what_does_not_look_like_a_secret():
     assert secrets_in({
         "AWS_SHARED_CREDENTIALS_FILE": "/etc/ddfm/credentials", "AWS_WEB_IDENTITY_TOKEN_FILE": "/run/token",
-        "TOKENIZERS_PARALLELISM": "false", "AWS_ENDPOINT_URL": "http://s3:9000",
+        "TOKENIZERS_PARALLELISM": "false", "AWS_ENDPOINT_URL": "http://s3:9000", "SIGNING_KEY_FILE": "/run/key",
+        "PREFECT_API_URL": "http://prefect.example:4200/api", "OWNER": "mailto://a:b", "SITE_PUBLIC_KEY": "ssh-ed25519",
+        "AT": "https://example.org:80/@me", "DATABASE": "postgresql://ddfm:{{ $DATABASE_PASSWORD }}@host/x",
     }) == []  # fmt: skip
+    assert secrets_in(FLOW_ENVIRONMENT) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://ddfm:x@proxy.example:3128", "redis://:x@host", "postgresql+asyncpg://ddfm:p@ss@host/prefect"]
+)
+def test_a_url_with_a_password_is_a_secret_whatever_its_name(url):
+    assert secrets_in({"HTTPS_PROXY": url, "NO_PROXY": "localhost"}) == ["HTTPS_PROXY"]
 
 
 # ---- what a site chooses ---------------------------------------------------------------------------------------------

@@ -21,9 +21,20 @@ def _fuse_or_die(first: Any, *arguments: Any, **options: Any) -> Any:
 
 
 @flow(name="fuse-shard", persist_result=False)
-async def fuse_shard(dest: str, run_id: str, shard_id: str, token: int, places: dict[str, Any], shrink: int = 0) -> Any:
+async def fuse_shard(
+    dest: str,
+    run_id: str,
+    shard_id: str,
+    token: int,
+    number: int,
+    places: dict[str, Any],
+    shrink: int = 0,
+    predecessor_may_live: bool = False,
+) -> Any:
     """As the real one."""
     tasks.fuse.fuse = _fuse_or_die  # type: ignore[assignment]
-    return await real.fn(dest, run_id, shard_id, token, real.validate_parameters({
-        "dest": dest, "run_id": run_id, "shard_id": shard_id, "token": token, "places": places
-    })["places"], shrink)  # fmt: skip
+    parameters = {
+        "dest": dest, "run_id": run_id, "shard_id": shard_id, "token": token, "number": number, "places": places,
+        "shrink": shrink, "predecessor_may_live": predecessor_may_live,
+    }  # fmt: skip
+    return await real.fn(**real.validate_parameters(parameters))

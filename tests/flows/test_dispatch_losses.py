@@ -20,7 +20,7 @@ from tasks.lock import LockLostError, read_lock
 from tasks.run_folder import RunFolder
 from tasks.settings import read_settings
 from tests.archives import job_settings, make_archive
-from tests.pool_by_hand import Pool, at_work, completed, dispatched, fuse, fuse_under, planned_run
+from tests.pool_by_hand import Pool, at_work, completed, dispatched, fuse, fuse_under, planned_run, unbegun
 from tests.runs import SilentProgress
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
@@ -47,6 +47,12 @@ def pending():
     from prefect.states import Pending
 
     return Pending()
+
+
+def running():
+    from prefect.states import Running
+
+    return Running()
 
 
 def send_the_first(planned):
@@ -93,22 +99,62 @@ def test_a_flow_run_that_is_taken_and_never_begins_is_sent_again(pool, tmp_path,
     assert again.state.is_completed()
 
 
-def test_waiting_for_a_turn_is_not_held_against_a_shard(pool, tmp_path, monkeypatch):
-    monkeypatch.setitem(shard_runs.BEGIN_S, "process", 2.0)
+@pytest.mark.parametrize("lost", [pending, unbegun])
+def test_a_want_of_machines_is_not_held_against_a_shard(pool, tmp_path, monkeypatch, lost):
+    monkeypatch.setitem(shard_runs.BEGIN_S, "process", 0.5)
     monkeypatch.setattr(dispatch, "ENDING_S", 0.1)
-    with planned_run(pool, make_archive(tmp_path, 4), shard_pairs=2) as planned:
+    monkeypatch.setattr(dispatch, "NOT_BEGUN_PAUSE_S", 0.1)
+    with planned_run(pool, make_archive(tmp_path, 2)) as planned:
 
         def end(run, number):
-            if run.parameters["shard_id"] == "0000":
-                return pending()
+            if number <= TRIES + 2:
+                return lost()
             fuse(planned, run)
             return completed()
 
-        with pytest.raises(DispatchError, match=r"0000 \(taken by a worker, but not begun in 2 s\)"):
-            dispatched(pool, planned, end)
-    runs = [run for run in asyncio.run(pool.runs()) if run.parameters["shard_id"] == "0000"]
-    # The other shard got on while the first of them stood.
-    assert len(runs) == TRIES + 1
+        dispatched(pool, planned, end)
+        assert finish(planned).sentence() == "2 pairs: 2 ok"
+    assert len(asyncio.run(pool.runs())) == TRIES + 3
+
+
+def test_a_pool_that_begins_nothing_for_hours_ends_the_run(pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "NOT_BEGUN_PAUSE_S", 0.1)
+    monkeypatch.setattr(dispatch, "NOTHING_BEGUN_S", 1.0)
+    with planned_run(pool, make_archive(tmp_path, 2)) as planned:
+        told = (
+            r"no flow run of a shard has begun for \d s \(the last one, of shard 0000: .*whether the pool gets machines"
+        )
+        with pytest.raises(DispatchError, match=told):
+            dispatched(pool, planned, lambda *_: unbegun())
+    assert len(asyncio.run(pool.runs())) > 1
+
+
+def test_a_shard_at_work_shows_that_the_pool_begins_what_it_takes(pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "NOT_BEGUN_PAUSE_S", 0.1)
+    monkeypatch.setattr(dispatch, "NOTHING_BEGUN_S", 0.5)
+    with planned_run(pool, make_archive(tmp_path, 4), shard_pairs=2) as planned:
+        sent = []
+
+        def end(run, number):
+            if number == 1:
+                sent.append(run)
+                return running()
+            if number < 12:
+                return unbegun()
+            fuse(planned, run)
+            return completed()
+
+        async def then_complete(_):
+            while len(pool.taken) < 12:
+                await asyncio.sleep(0.05)
+            from prefect.client.orchestration import get_client
+
+            await asyncio.to_thread(fuse, planned, sent[0])
+            async with get_client() as client:
+                await client.set_flow_run_state(sent[0].id, completed(), force=True)
+
+        dispatched(pool, planned, end, settle=then_complete)
+        assert finish(planned).sentence() == "4 pairs: 4 ok"
 
 
 def test_a_flow_run_that_nobody_ends_is_written_off(pool, tmp_path):

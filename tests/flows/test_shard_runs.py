@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from flows import shard_runs
-from flows.shard_runs import died_of_memory
+from flows.shard_runs import died_of_memory, may_live
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,15 @@ def test_an_end_for_want_of_memory_is_known_by_its_message(message, of_memory):
 
     assert died_of_memory(Crashed(message=message)) is of_memory
     assert not died_of_memory(Completed(message=message))
+
+
+def test_whose_process_may_live_although_its_flow_run_is_over():
+    from prefect.states import Cancelled, Completed, Crashed, Failed
+
+    unseen = [Crashed(message=shard_runs.SILENT), Crashed(), Cancelled(message="No worker ended it.")]
+    assert all(may_live(state) for state in unseen)
+    killed = Crashed(message="Process exited with status code: -9. This indicates that the process exited.")
+    assert not any(may_live(state) for state in (killed, Completed(), Failed(), Cancelled(message="By its worker.")))
 
 
 @pytest.mark.parametrize(
@@ -69,12 +78,12 @@ def refusal(status):
 def test_a_server_that_is_restarted_is_asked_again(monkeypatch):
     monkeypatch.setattr(shard_runs, "_PAUSE_S", 0.01)
     server = Server(httpx.ConnectError("refused"), refusal(500), httpx.ReadTimeout("slow"), 7)
-    assert asyncio.run(shard_runs._answer(server.ask)) == 7
+    assert asyncio.run(shard_runs.patiently(server.ask)) == 7
 
 
 def test_what_does_not_pass_is_told_at_once(monkeypatch):
     with pytest.raises(httpx.HTTPStatusError):
-        asyncio.run(shard_runs._answer(Server(refusal(422), 7).ask))
+        asyncio.run(shard_runs.patiently(Server(refusal(422), 7).ask))
     monkeypatch.setattr(shard_runs, "PATIENCE_S", -1.0)
     with pytest.raises(httpx.ConnectError):
-        asyncio.run(shard_runs._answer(Server(httpx.ConnectError("refused"), 7).ask))
+        asyncio.run(shard_runs.patiently(Server(httpx.ConnectError("refused"), 7).ask))

@@ -4,10 +4,29 @@ import pytest
 
 from ddfm_core.default_steps import ADAPTIVE_START, ADAPTIVE_STEPS
 from tasks.codes import ConfigurationError
+from tasks.evaluation.evaluation import make_evaluation
 from tasks.job import Job
 from tasks.job_file import job_template, make_job, read_job
+from tasks.report.request import make_request
 
 JOB = {"first": "a", "second": "b", "out": "c"}
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "settings"),
+    [
+        (make_job, "out", {"first": "a", "second": "b"}),
+        # It lies inside the source, too, which another sentence would say with the whole place.
+        (make_job, "out", {"first": "https://user:hush@host", "second": "b"}),
+        (make_request, "out", {}),
+        (make_evaluation, "out", {"data": "a"}),
+        (make_evaluation, "data", {"out": "a"}),
+    ],
+)
+def test_a_password_in_a_place_is_refused_and_not_repeated(make, field, settings):
+    with pytest.raises(ConfigurationError, match="a URL must not hold credentials") as caught:
+        make(settings | {field: "https://user:hush@host/folder"})
+    assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,17 @@ def test_a_silent_holder_is_taken_over_and_notices(dest: str) -> None:
             assert not record_of(dest).released
 
 
+def test_a_lost_lock_is_said_once(dest: str, caplog: pytest.LogCaptureFixture) -> None:
+    with hold(dest, heartbeat_s=0.05, stale_s=60) as held:
+        rewrite(dest, token=held.token + 1)
+        time.sleep(0.5)
+        with pytest.raises(LockLostError):
+            held.check()
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "another run took it over from the one with token 1" in told
+    assert told.endswith("The work ends before its next commit.")
+
+
 def test_a_holder_without_heartbeats_gives_up_by_itself(dest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> bool:
         raise StorageError(dest, "does not answer", "check the network")
