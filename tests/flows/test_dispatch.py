@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 @pytest.fixture
 def pool(prefect_api, monkeypatch):
     monkeypatch.setattr(dispatch, "POLL_S", 0.1)
+    monkeypatch.setattr(dispatch, "NOT_BEGUN_PAUSE_S", 0.1)
     monkeypatch.setattr(storage_pause, "PAUSE_S", 0.05)
     made = Pool()
     asyncio.run(made.create())

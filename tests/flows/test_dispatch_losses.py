@@ -36,6 +36,7 @@ asyncio.run(fuse_archive(make_job(json.loads(sys.argv[1]))))
 @pytest.fixture
 def pool(prefect_api, monkeypatch):
     monkeypatch.setattr(dispatch, "POLL_S", 0.1)
+    monkeypatch.setattr(dispatch, "NOT_BEGUN_PAUSE_S", 0.1)
     monkeypatch.setattr(storage_pause, "PAUSE_S", 0.05)
     monkeypatch.setattr(dispatch, "ENDING_S", 1.0)
     made = Pool()

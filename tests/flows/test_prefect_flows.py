@@ -20,9 +20,11 @@ def prefect_harness():
 
 
 def flow_state(settings):
-    from flows.prefect_flows import fuse_archive
+    from flows.prefect_flows import LogWatcher, fuse_archive, watcher
     from tasks.job_file import make_job
 
+    # As on a worker: a command that ran before in this process may have left a terminal's.
+    watcher.set(LogWatcher())
     return asyncio.run(fuse_archive(make_job(settings), return_state=True))
 
 
