@@ -39,7 +39,7 @@ class Stages:
 
 PLAIN = Stages()
 
-PREDECESSOR_S: Final = 60.0
+PREDECESSOR_S: Final = 30.0
 """Seconds in which a process that another one took a shard from notices that: it looks every ten, between batches."""
 
 _LOOK_S: Final = 1.0
