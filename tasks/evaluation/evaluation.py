@@ -18,6 +18,7 @@ from tasks.form_order import in_order
 from tasks.job import Job, refuse_credentials
 from tasks.job_file import make_job
 from tasks.storage import absolute, join
+from tasks.wrong_fields import wrong_fields
 
 _SHEETS = 4
 _MOST_BLIND = 26
@@ -154,11 +155,4 @@ def make_evaluation(settings: Mapping[str, Any]) -> Evaluation:
     try:
         return Evaluation.model_validate(settings)
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_sentence(detail) for detail in error.errors())) from error
-
-
-def _sentence(detail: Any) -> str:
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    if not detail["loc"]:
-        return message
-    return f"{'.'.join(map(str, detail['loc']))}: {message} (given: {detail['input']!r})"
+        raise wrong_fields(error) from error

@@ -7,8 +7,8 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tasks.codes import ConfigurationError
 from tasks.job import Place, refuse_credentials
+from tasks.wrong_fields import wrong_fields
 
 PICTURES: Final = 3
 MOST_PICTURES: Final = 6
@@ -47,12 +47,4 @@ def make_request(settings: Mapping[str, Any]) -> ReportRequest:
     try:
         return ReportRequest.model_validate(settings)
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_sentence(one) for one in error.errors())) from error
-
-
-def _sentence(detail: Any) -> str:
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    if not detail["loc"]:
-        # What was given is all of the request, and there may be a password in it.
-        return message
-    return f"{'.'.join(map(str, detail['loc']))}: {message} (given: {detail['input']!r})"
+        raise wrong_fields(error) from error
