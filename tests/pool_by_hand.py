@@ -9,6 +9,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
+
+from flows import dispatch, storage_pause
 from flows.dispatch import Dispatched, dispatch_shards
 from flows.fuse_archive import PlannedRun, check_inputs, plan_runs
 from flows.fuse_shard import PLAIN, run_chunks, shard_chunks
@@ -87,6 +90,16 @@ class Pool:
                                 await client.set_flow_run_state(run.id, Running(), force=True)
                             await client.set_flow_run_state(run.id, state, force=True)
             await asyncio.sleep(0.05)
+
+
+def quick_pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
+    """A pool on the server, with a dispatch that does not pause."""
+    monkeypatch.setattr(dispatch, "POLL_S", 0.1)
+    monkeypatch.setattr(dispatch, "NOT_BEGUN_PAUSE_S", 0.1)
+    monkeypatch.setattr(storage_pause, "PAUSE_S", 0.05)
+    made = Pool()
+    asyncio.run(made.create())
+    return made
 
 
 async def at_work(pool: Pool, end: End, task: Awaitable[Any]) -> Any:

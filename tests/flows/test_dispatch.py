@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows import dispatch, storage_pause
+from flows import storage_pause
 from flows.dispatch import TRIES, DispatchError
 from flows.fuse_archive import finish
 from flows.fuse_shard import shard_chunks
@@ -16,19 +16,14 @@ from tasks.job_file import make_job
 from tasks.lock import LockLostError
 from tasks.storage import StorageError
 from tests.archives import make_archive
-from tests.pool_by_hand import Pool, completed, crashed, dispatched, fuse, planned_run
+from tests.pool_by_hand import Pool, completed, crashed, dispatched, fuse, planned_run, quick_pool
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
 def pool(prefect_api, monkeypatch):
-    monkeypatch.setattr(dispatch, "POLL_S", 0.1)
-    monkeypatch.setattr(dispatch, "NOT_BEGUN_PAUSE_S", 0.1)
-    monkeypatch.setattr(storage_pause, "PAUSE_S", 0.05)
-    made = Pool()
-    asyncio.run(made.create())
-    return made
+    return quick_pool(monkeypatch)
 
 
 def test_a_window_of_shards_slides_over_the_plan(pool, tmp_path):

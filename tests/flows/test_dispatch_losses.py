@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows import dispatch, shard_runs, storage_pause
+from flows import dispatch, shard_runs
 from flows.dispatch import TRIES, DispatchError
 from flows.fuse_archive import finish
 from flows.storage_pause import Outage
@@ -20,7 +20,17 @@ from tasks.lock import LockLostError, read_lock
 from tasks.run_folder import RunFolder
 from tasks.settings import read_settings
 from tests.archives import job_settings, make_archive
-from tests.pool_by_hand import Pool, at_work, completed, dispatched, fuse, fuse_under, planned_run, unbegun
+from tests.pool_by_hand import (
+    Pool,
+    at_work,
+    completed,
+    dispatched,
+    fuse,
+    fuse_under,
+    planned_run,
+    quick_pool,
+    unbegun,
+)
 from tests.runs import SilentProgress
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
@@ -35,13 +45,8 @@ asyncio.run(fuse_archive(make_job(json.loads(sys.argv[1]))))
 
 @pytest.fixture
 def pool(prefect_api, monkeypatch):
-    monkeypatch.setattr(dispatch, "POLL_S", 0.1)
-    monkeypatch.setattr(dispatch, "NOT_BEGUN_PAUSE_S", 0.1)
-    monkeypatch.setattr(storage_pause, "PAUSE_S", 0.05)
     monkeypatch.setattr(dispatch, "ENDING_S", 1.0)
-    made = Pool()
-    asyncio.run(made.create())
-    return made
+    return quick_pool(monkeypatch)
 
 
 def pending():
