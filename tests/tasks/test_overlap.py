@@ -17,13 +17,16 @@ def test_slow_reader_and_writer_cost_little_beside_the_work():
     def timed(share):
         return lambda *_: time.sleep(share * SECONDS)
 
-    began = time.perf_counter()
-    for _ in chunks:
-        timed(1.0)()
-    alone = time.perf_counter() - began
-    began = time.perf_counter()
-    overlapped(chunks, read=timed(0.8), work=timed(1.0), write=timed(0.8))
-    assert time.perf_counter() - began <= 1.2 * alone
+    def seconds(call):
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+
+    alone = seconds(lambda: [timed(1.0)() for _ in chunks])
+    # A machine that has other work may hold one of them up, but not all three.
+    assert 1.2 * alone >= min(
+        seconds(lambda: overlapped(chunks, read=timed(0.8), work=timed(1.0), write=timed(0.8))) for _ in range(3)
+    )
 
 
 def test_order_and_values():
