@@ -126,7 +126,11 @@ class KeptFigures(Generic[Figures]):
         self._identity = _identity(kind, settings)
         self._found: dict[str, Figures] = {}
         if path is not None and path.exists():
-            for line in path.read_text().splitlines():
+            *lines, cut = path.read_text().split("\n")
+            if cut:
+                # Whoever wrote it was killed in the middle; the next line begins where it began.
+                path.write_text("".join(f"{line}\n" for line in lines))
+            for line in lines:
                 row = json.loads(line)
                 if row["identity"] == self._identity:
                     self._found[row["name"]] = kind(**row["figures"])

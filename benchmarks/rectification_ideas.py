@@ -1,6 +1,6 @@
 """Ideas for the adaptive rectification, each fused without a prior and measured on the public pairs.
 
-    python -m benchmarks.rectification_ideas DATA                       every idea on every fifth pair
+    python -m benchmarks.rectification_ideas DATA --figures ideas.jsonl   every idea on every fifth pair
     python -m benchmarks.rectification_ideas DATA --ideas shipped "two E-steps" --pictures ideas
 
 Prints a row per idea and group of data sets: means of the six metrics of the 8-bit picture saved by clipping. What
@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,17 +23,31 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.public_pairs import add_data_options, chosen_data_sets, read_pairs
+from benchmarks.public_pairs import KeptFigures, add_data_options, chosen_data_sets, read_pairs
 from ddfm_core import adaptive
 from ddfm_core.adaptive import SMALLEST_ENERGY, AdaptiveRectifier
 from ddfm_core.colour import luma
 from ddfm_core.gradient_domain import gaussian_mean, inner_gradient, inner_gradient_adjoint, solve_screened
 from ddfm_core.metrics import fusion_metrics
 
-METRICS: Final = ("EN", "SD", "MI", "VIF", "Qabf", "SSIM")
 Rule = Callable[[Tensor, Tensor], Tensor]
 GROUPS: Final = {"roadscene": "RoadScene", "tno": "TNO"}
 HARVARD: Final = "Harvard"
+
+
+@dataclass(frozen=True)
+class SixFigures:
+    """Of one picture, the metrics of the paper's tables."""
+
+    EN: float
+    SD: float
+    MI: float
+    VIF: float
+    Qabf: float
+    SSIM: float
+
+
+METRICS: Final = tuple(one.name for one in fields(SixFigures))
 
 
 @dataclass(frozen=True)
@@ -263,6 +278,15 @@ def published(values: Tensor) -> Tensor:
     return ((values.clamp(-1, 1) + 1) * 127.5).round()[:, 0].double()
 
 
+def _picture(rule: Rule, first: Tensor, second: Tensor) -> Tensor:
+    return published(rule(first, second))
+
+
+def _measured(picture: Callable[[], Tensor], first: Tensor, second: Tensor) -> SixFigures:
+    figures = fusion_metrics(picture(), published(first), published(second), METRICS)
+    return SixFigures(*(float(figures[name][0]) for name in METRICS))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -275,6 +299,7 @@ def main() -> None:
         one.name: [(pair.key, luma(pair.first), luma(pair.second)) for pair in read_pairs(one)]
         for one in (data_set.every(arguments.every) for data_set in chosen_data_sets(arguments))
     }
+    kept = KeptFigures(SixFigures, arguments.figures)
     print(f"| idea | pairs | of | {' | '.join(METRICS)} |\n|{'---|' * (3 + len(METRICS))}", flush=True)
     for name in arguments.ideas:
         groups: dict[str, list[list[float]]] = {}
@@ -282,13 +307,13 @@ def main() -> None:
         for data_set, pairs in sources.items():
             rows = []
             for key, first, second in pairs:
-                picture = published(IDEAS[name](first, second))
-                figures = fusion_metrics(picture, published(first), published(second), METRICS)
-                rows.append([float(figures[metric][0]) for metric in METRICS])
+                picture = partial(_picture, IDEAS[name], first, second)
+                measure = partial(_measured, picture, first, second)
+                rows.append(astuple(kept.of(f"{name}: {data_set}/{key}", measure)))
                 if arguments.pictures is not None:
                     folder = arguments.pictures / name.replace(" ", "_").replace(",", "") / data_set
                     folder.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(picture[0].numpy().astype(np.uint8)).save(folder / f"{key}.png")
+                    Image.fromarray(picture()[0].numpy().astype(np.uint8)).save(folder / f"{key}.png")
             group = GROUPS.get(data_set, HARVARD)
             groups.setdefault(group, []).append(np.mean(rows, axis=0).tolist())
             counts[group] = counts.get(group, 0) + len(rows)
