@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
@@ -76,6 +76,7 @@ class Means:
         pairs: all rows; ``fused`` of them are ok, and the figures are their means.
         seconds: of the fusion of a pair.
         figures: by metric, over the pairs where it exists; NaN where it never does.
+        missing: by metric, in how many of the fused pairs it does not exist; only where there are some.
     """
 
     method: str
@@ -83,6 +84,7 @@ class Means:
     fused: int
     seconds: float
     figures: Mapping[str, float]
+    missing: Mapping[str, int] = field(default_factory=dict)
 
 
 def method_rows(data_set: DataSet, job: Job) -> pa.Table:
@@ -139,11 +141,16 @@ def mean_figures(rows: pa.Table, metrics: Sequence[str]) -> Means:
         len(fused),
         _mean(fused["seconds"]),
         {name: _mean(fused[name]) for name in metrics},
+        {name: missing for name in metrics if (missing := len(fused) - len(_finite(fused[name])))},
     )
 
 
+def _finite(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.filter(pc.is_finite(column))
+
+
 def _mean(column: pa.ChunkedArray) -> float:
-    found = pc.mean(column.filter(pc.is_finite(column))).as_py()
+    found = pc.mean(_finite(column)).as_py()
     return math.nan if found is None else float(found)
 
 

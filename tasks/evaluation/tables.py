@@ -116,6 +116,7 @@ def harvard_table(
                     sum(one.fused for one in members),
                     sum(one.seconds for one in members) / len(members),
                     {name: sum(one.figures[name] for one in members) / len(members) for name in metrics},
+                    {name: count for name in metrics if (count := sum(one.missing.get(name, 0) for one in members))},
                 )
             )
     if not joint:
@@ -151,8 +152,18 @@ def _table(
         reached = {place for place, name in enumerate(metrics) if one.figures[name] == best[name]}
         rows.append(TableRow(one.method, cells, frozenset(reached) if len(means) > 1 else frozenset()))
     ours = f"{_CONVENTIONS} {_saving([one.method for one in means], saved)}"
-    told = [*notes, ours, *([_PUBLISHED] if shown else []), *_comparisons(means, shown, metrics)]
+    told = [*notes, ours, *_gaps(means), *([_PUBLISHED] if shown else []), *_comparisons(means, shown, metrics)]
     return ResultTable(title, (*metrics, "fused", "s/pair"), tuple(rows), tuple(told), sources)
+
+
+def _gaps(means: Sequence[Means]) -> list[str]:
+    """Which means are over fewer pairs than were fused, if any."""
+    gaps = [
+        f"{name} of `{one.method}` in {count} of {one.fused}" for one in means for name, count in one.missing.items()
+    ]
+    if not gaps:
+        return []
+    return [f"Pairs without a figure (too small, or of one grey level) are not in its mean: {'; '.join(gaps)} pairs."]
 
 
 def _saving(methods: Sequence[str], saved: Mapping[str, Output]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -151,6 +151,8 @@ def trace_sheet(
 ) -> Image.Image:
     """The page of a trace: a column for each step, a row for each picture and weight, each row with one scale.
 
+    A row that is the same in every step, as are the weights of mode `adaptive`, is shown once.
+
     Values beyond the ends of a row's scale get the colour of the end. The scales of the change and of the weights
     leave out the outermost percents; both weights have one scale.
 
@@ -173,7 +175,10 @@ def trace_sheet(
 
     blocks = []
     for row in _rows(trace, notes):
-        cells = [enlarged(row.colours(_averaged(row.value(step), shrink)), factor) for step in trace]
+        values = [row.value(step) for step in trace]
+        if len(trace) > 1 and all(np.array_equal(one, values[0]) for one in values):
+            row, values = replace(row, notes=(*row.notes, "the same in every step")), values[:1]
+        cells = [enlarged(row.colours(_averaged(one, shrink)), factor) for one in values]
         blocks.append(beside([_legend(row, cells[0].height), grid(cells, len(cells), _GAP)]))
     width = cells[0].width
     timesteps = [line(f"t = {step.timestep}", width, _LABEL_SIZE, TEXT) for step in trace]

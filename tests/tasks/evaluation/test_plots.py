@@ -45,7 +45,16 @@ def test_a_grid_shows_all_six_metrics_and_grows_with_its_legend() -> None:
 
 
 def test_figures_that_do_not_exist_leave_a_gap() -> None:
-    grid_plot("title", [point("a", 5, VIF=math.nan), point("a", 10), GridPoint("b", 5, {})], ("VIF",))
+    def drawn(points: list[GridPoint]) -> int:
+        plot = np.asarray(grid_plot("title", points, ("VIF",)))
+        window = plot[plot.shape[0] // 10 : plot.shape[0] * 3 // 4]
+        return int((window == BLUE).all(axis=2).sum())
+
+    whole = [point("a", steps, VIF=steps) for steps in (5, 10, 25, 100)]
+    gappy = [*whole[:2], point("a", 25, VIF=math.nan), whole[3]]
+    lost = [*whole[:2], GridPoint("a", 25, {}), whole[3]]
+    # Only the line between the first two is left, and the marks.
+    assert 0 < drawn(gappy) == drawn(lost) < drawn(whole) / 2
 
 
 def test_long_names_and_signs_of_formulas_are_taken_as_they_are() -> None:

@@ -76,6 +76,16 @@ def test_pairs_that_were_not_fused_are_seen():
     assert line(table, "| `mean`") == "| `mean` | - | - | - | - | - | - | 0/3 | - |"
 
 
+def test_a_mean_over_fewer_pairs_says_so():
+    gappy = Means("max", 17, 17, 0.1, {"EN": 7.0, "VIF": 2.0}, {"VIF": 15})
+    whole = Means("mean", 17, 17, 0.1, {"EN": 6.0, "VIF": 1.0})
+    other = data_set("ours", None)
+    assert (
+        "Pairs without a figure (too small, or of one grey level) are not in its mean: VIF of `max` in 15 of 17 pairs."
+    ) in set_table(other, [gappy, whole], ("EN", "VIF")).notes
+    assert not any("without a figure" in note for note in set_table(other, [whole], ("EN", "VIF")).notes)
+
+
 def test_the_least_error_is_the_best():
     rows = [Means(name, 1, 1, 0.1, {"MSE": error}) for name, error in (("a", 30.0), ("b", 20.0))]
     table = set_table(data_set("mine", None), rows, ("MSE",))
