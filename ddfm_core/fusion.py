@@ -22,12 +22,18 @@ from ddfm_core.noise import batch_noise, content_keys
 from ddfm_core.priors import Prior
 from ddfm_core.rectify import PaperRectifier, Rectifier, ReleasedRectifier
 from ddfm_core.sampler import Callback, Guidance, Update, sample
-from ddfm_core.schedule import respaced_timesteps
+from ddfm_core.schedule import Schedule, linear_schedule, respaced_timesteps
 
 # Changes when, and only when, the same inputs give other pixels than before.
 ALGORITHM_VERSION: int = 4
 
 SMALLEST_SIDE = 16
+
+# What sides are extended to multiples of where no network asks for it, so that the picture does not depend on one.
+MULTIPLE_ALONE = 32
+
+# Two noise to signal ratios are the same where their logarithms differ by less.
+SAME_NOISE = 0.02
 
 # What leaves [-1, 1] by less is rounding: an eighth of a grey level of 255.
 GAMUT_TOLERANCE = 1e-3
@@ -231,11 +237,7 @@ def fuse(
         raise ValueError(f"first and second must agree in B, H and W, got {_size(first)} and {_size(second)}")
     if keys is not None and len(keys) != len(first):
         raise ValueError(f"keys must have one entry for each of {len(first)} pairs, got {len(keys)}")
-    num_timesteps = prior.schedule.num_timesteps
-    if config.draws and config.num_steps > num_timesteps:
-        raise ValueError(f"steps is {config.num_steps}, but the prior's schedule has {num_timesteps}")
-    if config.start_timestep is not None and config.start_timestep >= num_timesteps:
-        raise ValueError(f"start is {config.start_timestep}, but the prior's timesteps are below {num_timesteps}")
+    check_schedule(config, prior.schedule)
     if x_T is not None and config.samples > 1:
         raise ValueError(f"samples is {config.samples}, but with a given x_T there is one start and one sample")
 
@@ -263,6 +265,31 @@ def fuse(
     )
 
 
+def check_schedule(config: FusionConfig, schedule: Schedule) -> None:
+    """Whether a configuration goes with a prior's schedule.
+
+    Raises:
+        ValueError: more steps than the schedule has, a start that it has not, or none given where the one by default,
+            a timestep of the linear schedule of a thousand, would be another amount of noise.
+    """
+    if not config.draws:
+        return
+    num_timesteps = schedule.num_timesteps
+    if config.num_steps > num_timesteps:
+        raise ValueError(f"steps is {config.num_steps}, but the prior's schedule has {num_timesteps}")
+    if config.start is None and config.start_timestep is not None:
+        usual = float(linear_schedule().sigmas[config.start_timestep])
+        alike = int(np.abs(np.log(schedule.sigmas / usual)).argmin())
+        if abs(math.log(schedule.sigmas[min(config.start_timestep, num_timesteps - 1)] / usual)) > SAME_NOISE:
+            raise ValueError(
+                f"start is None, which in mode {config.mode!r} is timestep {config.start_timestep} of the linear "
+                f"schedule of a thousand; this prior's schedule is another, with as much noise at timestep {alike}: "
+                f"give start={alike}"
+            )
+    if config.start_timestep is not None and config.start_timestep >= num_timesteps:
+        raise ValueError(f"start is {config.start_timestep}, but the prior's timesteps are below {num_timesteps}")
+
+
 def _sample_noise(
     seed: int, keys: Sequence[bytes], index: int, device: torch.device, purpose: str, shape: Sequence[int]
 ) -> Tensor:
@@ -284,8 +311,9 @@ def _samples(
         yield fuse_baseline(config.mode, first, second)
         return
     height, width = first.shape[2:]
-    # Without a prior too: the sides of FFTs then have small factors, and the same pixels have the same surroundings.
-    first, second = extend(first, prior.multiple), extend(second, prior.multiple)
+    # Without a prior too: the sides of FFTs then have small factors, and the surroundings are those beside most priors.
+    multiple = prior.multiple if config.use_prior else MULTIPLE_ALONE
+    first, second = extend(first, multiple), extend(second, multiple)
     # One for all samples: what the rule finds in the sources does not depend on the noise.
     guidance = Guidance(config.rectifier(), first, second, (height, width))
     if not config.use_prior:

@@ -48,13 +48,13 @@ By default every mode. Each method is an ordinary fusion run into OUT/SET, resum
 
 examples:
   ddfm evaluate /data/pairs --out evaluation
-  ddfm evaluate /data/pairs --out evaluation --sets roadscene tno --methods adaptive laplacian quick=adaptive:steps=5
-  ddfm evaluate /data/pairs --out evaluation --methods table2 --every 5 --steps 25
+  ddfm evaluate /data/pairs --out evaluation --sheets 8 --blind       judge without knowing which method is which
+  ddfm evaluate /data/pairs --out first-look --sets roadscene --methods adaptive laplacian quick=adaptive:steps=5
+  ddfm evaluate /data/pairs --out table2 --methods table2 --every 5 --steps 25
   ddfm evaluate TNO --out grid --every 5 --grid steps=5,10,25,50,100 start=300,999
-  ddfm evaluate TNO --out evaluation --sheets 8 --blind              judge without knowing which method is which
-  ddfm evaluate TNO --out evaluation --methods adaptive --trace 07    what happens to one pair, step by step
+  ddfm evaluate TNO --out trace --methods adaptive --trace 07         what happens to one pair, step by step
 
-writes OUT/evaluation.parquet (a row per set, method and pair), OUT/tables.md, OUT/sheets, OUT/plots;
+writes OUT/evaluation.parquet (a row per set, method and pair of this call), OUT/tables.md, OUT/sheets, OUT/plots;
 docs/evaluation.md lists the layouts that are recognised and explains what the tables mean
 """
 

@@ -134,12 +134,13 @@ class Priors:
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.identities = {name: identify_prior(job) for name, job in {job.prior: job for job in jobs}.items()}
+        asked = {job.prior: job for job in jobs if job.core_config().draws}
+        self._identities = {name: identify_prior(job) for name, job in asked.items()}
         self._loaded: dict[tuple[str, str, str], Prior] = {}
 
     def identity(self, job: Job) -> str:
-        """The SHA-256 of a job's prior."""
-        return self.identities[job.prior]
+        """The SHA-256 of a job's prior, empty where its mode asks none."""
+        return self._identities[job.prior] if job.core_config().draws else ""
 
     def load(self, job: Job) -> Prior:
         """A job's prior on its device.
@@ -147,6 +148,8 @@ class Priors:
         Raises:
             ConfigurationError: as :func:`flows.open_prior.open_prior`.
         """
+        if not job.core_config().draws:
+            return open_prior(job, "")
         kind = (job.prior, job.device, job.precision)
         if kind not in self._loaded:
             self._loaded[kind] = open_prior(job, self.identity(job))

@@ -135,7 +135,7 @@ class CheckedJob:
 
     Attributes:
         job: with its kind settled.
-        identity: SHA-256 of its prior.
+        identity: SHA-256 of its prior, empty where its mode asks none.
     """
 
     job: Job
@@ -242,11 +242,13 @@ def _sweep(dest: str) -> None:
 
 
 def identify_prior(job: Job) -> str:
-    """The SHA-256 of the job's prior. It takes seconds for a large one: ask once.
+    """The SHA-256 of the job's prior, empty where its mode asks none. It takes seconds for a large one: ask once.
 
     Raises:
         ConfigurationError: the prior cannot be used as the job names it.
     """
+    if not job.core_config().draws:
+        return ""
     try:
         return prior_sha256(job.prior)
     except PriorError as error:

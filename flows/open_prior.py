@@ -8,8 +8,11 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ddfm_core.priors import Prior, PriorError, load_prior
+from ddfm_core.fusion import check_schedule
+from ddfm_core.priors import CallablePrior, Prior, PriorError, load_prior
+from ddfm_core.schedule import linear_schedule
 from flows.device_use import describe_device
 from tasks.codes import ConfigurationError
 from tasks.job import Job
@@ -39,6 +42,8 @@ def open_prior(job: Job, sha256: str) -> Prior:
     which loads its own; on two CPU cores the bundled prior in under a second, a network of 553 million parameters in
     some four, of which its hash takes one and a half.
 
+    A mode that asks no prior gets one that cannot be asked: nothing is read for it.
+
     Beside loading, the first one goes once through the network: a card's first call sets up its libraries, which would
     count as fusion otherwise.
 
@@ -47,19 +52,30 @@ def open_prior(job: Job, sha256: str) -> Prior:
         sha256: of the weights that are expected.
 
     Raises:
-        ConfigurationError: no such prior, not the expected one, weights that do not fit, or a device that this machine
-            lacks.
+        ConfigurationError: no such prior, not the expected one, weights that do not fit, steps or a start that its
+            schedule does not allow, or a device that this machine lacks.
     """
     device = _device_of(job)
+    if not job.core_config().draws:
+        return CallablePrior(_never_asked, linear_schedule(), channels=1, device=device)
     asked = (job.prior, device, job.precision, sha256)
     with _loading:
         if _kept and _kept[0].asked == asked:
-            logger.info("prior %s kept from before, %s", job.prior, describe_device(_kept[0].prior.device))
-            return _kept[0].prior
-        _kept.clear()
-        prior = _load(job, device, sha256)
-        _kept.append(_Kept(asked, prior))
+            prior = _kept[0].prior
+            logger.info("prior %s kept from before, %s", job.prior, describe_device(prior.device))
+        else:
+            _kept.clear()
+            prior = _load(job, device, sha256)
+            _kept.append(_Kept(asked, prior))
+    try:
+        check_schedule(job.core_config(), prior.schedule)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
     return prior
+
+
+def _never_asked(*_: object) -> Tensor:
+    raise AssertionError("a mode that asks no prior asked one")
 
 
 def _load(job: Job, device: str, sha256: str) -> Prior:

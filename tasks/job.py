@@ -114,9 +114,9 @@ class Job(BaseModel):
     tv_weight: float = Field(0.5, ge=0, description="Of paper and released: weight of the total variation term (psi).")
     penalty: float | None = Field(
         None,
-        gt=0,
-        description="Penalty of the splitting (eta of the paper). Default: adaptive 0.3, paper 0.1, released 0.001, "
-        "with phi 10.",
+        ge=0,
+        description="Penalty of the splitting (eta of the paper); 0 in paper and released only, without phi. Default: "
+        "adaptive 0.3, paper 0.1, released 0.001, with phi 10.",
     )
     phi: float | None = Field(
         None, ge=0, description="In paper: a fixed balance of the sources (Eq. 9) by ADMM. Default: the EM infers it."

@@ -199,7 +199,7 @@ def _series(
         # Other sources give other objects: an archive ignores new pixels under a known identifier.
         key=f"{prepared.row.pair_key} {settings.config_hash} {prepared.content_sha256.hex()}",
         method=job.algorithm,
-        versions=f"ddfm-pipeline {package_version()}, prior {settings.prior_sha256[:12]}",
+        versions=f"ddfm-pipeline {package_version()}, prior {settings.prior_sha256[:12] or 'none'}",
         seed=job.seed,
         fixed_modality=fixed.modality,
         moving_modality=moving.modality,

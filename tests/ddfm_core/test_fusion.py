@@ -18,11 +18,11 @@ from ddfm_core.baselines import Baseline, fuse_baseline
 from ddfm_core.colour import luma, to_ycbcr
 from ddfm_core.default_steps import ADAPTIVE_START, ADAPTIVE_STEPS, STEPS
 from ddfm_core.denoiser import Denoiser, DenoiserConfig
-from ddfm_core.fusion import FusionConfig, Mode, Output, extend, finish, fuse
+from ddfm_core.fusion import MULTIPLE_ALONE, FusionConfig, Mode, Output, extend, finish, fuse
 from ddfm_core.priors import CallablePrior, DenoiserPrior
 from ddfm_core.rectify import PaperRectifier, RectifierState, ReleasedRectifier
 from ddfm_core.sampler import Guidance, sample
-from ddfm_core.schedule import linear_schedule, respaced_timesteps
+from ddfm_core.schedule import cosine_schedule, linear_schedule, respaced_timesteps
 
 MODES: list[Mode] = ["adaptive", "paper", "released"]
 FAST = FusionConfig(steps=4)
@@ -263,6 +263,13 @@ def test_baselines_are_served_without_the_prior(mode: Mode) -> None:
     assert (stretched.min().item(), stretched.max().item()) == pytest.approx((-1, 1))
 
 
+def extended_and_rectified(config: FusionConfig, first: Tensor, second: Tensor, multiple: int) -> Tensor:
+    """What the rule alone makes of sources that are extended to multiples of a number."""
+    height, width = first.shape[2:]
+    guidance = Guidance(config.rectifier(), extend(first, multiple), extend(second, multiple), (height, width))
+    return rectify_alone(guidance, config.num_steps)[..., :height, :width]
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -276,9 +283,7 @@ def test_without_a_prior_the_rectification_works_alone(config: FusionConfig) -> 
     first, second = random(2, 1, 20, 17, seed=1), random(2, 1, 20, 17, seed=2)
     alone = replace(config, use_prior=False, output="clip")
     result = fuse(first, second, untouchable_prior(), alone)
-    multiple = untouchable_prior().multiple
-    extended = Guidance(alone.rectifier(), extend(first, multiple), extend(second, multiple), (20, 17))
-    wanted = rectify_alone(extended, 25)[..., :20, :17].clamp(-1, 1)
+    wanted = extended_and_rectified(alone, first, second, MULTIPLE_ALONE).clamp(-1, 1)
     assert torch.equal(result.luma, wanted)
     assert torch.equal(fuse(first, second, untouchable_prior(), replace(alone, seed=5)).luma, wanted)
 
@@ -290,8 +295,7 @@ def test_how_far_a_prior_has_the_sources_extended_does_not_matter(turned: bool) 
     first[..., 24:, :] += 0.6
     if turned:
         first, second = first.flip(2, 3), second.flip(2, 3)
-    alone = FusionConfig(use_prior=False)
-    near, far = (fuse(first, second, untouchable_prior(multiple), alone).luma for multiple in (16, 32))
+    near, far = (extended_and_rectified(FusionConfig(), first, second, multiple) for multiple in (16, 32))
     # Only what lies at the edge itself may see what follows.
     torch.testing.assert_close(near, far, rtol=0, atol=6 / 255)
     assert (near - far).abs().mean() < 1 / 255
@@ -606,3 +610,26 @@ def test_a_start_that_does_not_fit_is_refused(settings, message):
 def test_a_start_beyond_the_schedule_is_refused():
     with pytest.raises(ValueError, match="start is 5000"):
         fuse(torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16), smoothing_prior(), FusionConfig(steps=3, start=5000))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "alike"), [(linear_schedule(100), 29), (cosine_schedule(), 564), (cosine_schedule(50), 27)]
+)
+def test_the_start_by_default_is_an_amount_of_noise(schedule, alike):
+    prior = CallablePrior(lambda x_t, _: x_t, schedule, 1)
+    first, second = random(1, 1, 16, 16, seed=1), random(1, 1, 16, 16, seed=2)
+    with pytest.raises(ValueError, match=rf"as much noise at timestep {alike}: give start={alike}$"):
+        fuse(first, second, prior)
+    assert schedule.sigmas[alike] == pytest.approx(linear_schedule().sigmas[ADAPTIVE_START], rel=0.07)
+    seen: list[int] = []
+    fuse(first, second, prior, FusionConfig(start=alike), callback=lambda timestep, *_: seen.append(timestep))
+    assert seen[0] == alike
+    # What has no noise does not mind.
+    fuse(first, second, prior, FusionConfig(use_prior=False))
+
+
+def test_a_picture_without_a_prior_does_not_depend_on_one():
+    first, second = random(1, 1, 50, 44, seed=1), random(1, 1, 50, 44, seed=2)
+    alone = FusionConfig(use_prior=False)
+    pictures = [fuse(first, second, untouchable_prior(multiple), alone).image for multiple in (1, 8, 32, 64)]
+    assert all(torch.equal(picture, pictures[0]) for picture in pictures)

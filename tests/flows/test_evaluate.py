@@ -356,7 +356,7 @@ def test_a_grid_ends_in_a_plot(data):
         ({"sets": ("roadscene",)}, "no data set 'roadscene'; found are harvard_mri_ct, tno"),
         ({"methods": ("magic",)}, "no mode 'magic'"),
         ({"methods": ("adaptive:steps=0",)}, "steps: "),
-        ({"prior": "absent.pt"}, "absent.pt"),
+        ({"prior": "absent.pt", "methods": ("adaptive",)}, "absent.pt"),
         ({"trace": "9", "methods": ("adaptive",)}, "'9' is no pair of harvard_mri_ct, tno"),
         ({"trace": "0", "methods": ("adaptive",)}, "write SET/KEY, such as harvard_mri_ct/0, tno/0"),
         ({"trace": "tno/0", "methods": ("mean",)}, "none of the methods has diffusion steps"),

@@ -10,6 +10,7 @@ import torch
 
 from ddfm_core.priors import prior_sha256
 from flows.device_use import DeviceUse, describe_device
+from flows.fuse_archive import identify_prior
 from flows.heartbeat import Heartbeat
 from flows.open_prior import open_prior
 from tasks.codes import ConfigurationError
@@ -36,6 +37,20 @@ def test_a_prior_is_loaded_once_and_kept_for_the_next_shard(caplog):
 def test_another_prior_than_the_runs_is_refused():
     with pytest.raises(ConfigurationError, match="is not the file that the run was planned with"):
         open_prior(job(), "0" * 64)
+
+
+def test_steps_that_the_schedule_of_a_prior_does_not_have_are_refused_before_any_work():
+    with pytest.raises(ConfigurationError, match="start is 1000, but the prior's timesteps are below 1000"):
+        open_prior(job(start=1000), prior_sha256("bundled"))
+
+
+@pytest.mark.parametrize("changes", [{"mode": "max"}, {"use_prior": False}])
+def test_a_mode_that_asks_no_prior_needs_none(changes):
+    wanted = job(prior="there-is-no-such-file.pt", **changes)
+    assert identify_prior(wanted) == ""
+    assert open_prior(wanted, "").device.type == "cpu"
+    with pytest.raises(ConfigurationError, match=r"prior: there-is-no-such-file\.pt does not exist"):
+        identify_prior(job(prior="there-is-no-such-file.pt"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
