@@ -133,6 +133,15 @@ def test_kubernetes_workers_take_the_log_in_from_a_secret_and_hand_on_its_name(m
         assert handed_on == (reference["name"], reference["key"])
 
 
+def test_workers_are_stopped_by_sigint_and_flow_runs_by_sigterm():
+    """A runtime sends the signal of the image to the pods of flow runs, too, and these are put off by SIGTERM alone."""
+    for dockerfile in FOLDER.glob("Dockerfile*"):
+        assert not re.search(r"^\s*STOPSIGNAL", dockerfile.read_text(), re.MULTILINE | re.IGNORECASE)
+    services = compose("compose.yaml")[0]["services"]
+    stopped = {name: service.get("stop_signal") for name, service in services.items() if "worker" in name}
+    assert stopped == dict.fromkeys(("orchestration-worker", "cpu-worker", "gpu-worker"), "SIGINT")
+
+
 def test_the_images_check_their_health_without_a_gpu_that_a_shard_may_hold():
     checks = [json.loads(command) for command in re.findall(r"^HEALTHCHECK .* CMD (\[.*\])", DOCKERFILE, re.MULTILINE)]
     assert [command[3:] for command in checks] == [["--device", "cpu"], ["--beside-gpu"]]
