@@ -9,7 +9,7 @@ by its parent; a run that nobody waits for is started by the third.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -36,11 +36,18 @@ that is started again in between is ended by the second, and its process goes on
 
 LATE: Final = timedelta(minutes=30)
 
+WITHOUT_WORKERS: Final = timedelta(minutes=15)
+"""A worker that is started anew, or its machine, is back before."""
+
+NO_PLACE: Final = "Deployment concurrency limit reached."
+"""What the server says of a run that it cancels because another one of its deployment is not over."""
+
 BEGIN: Final = timedelta(minutes=30)
 """A worker that took a run and died before the run began leaves it in Pending, and its deployment's only place taken.
 A node with a GPU may have to be started first."""
 
 FLOW_RUN: Final = "prefect.flow-run"
+WORK_POOL: Final = "prefect.work-pool"
 UNATTENDED: Final = ("fuse-archive", "evaluate", "report")
 """Flows that nobody waits for, and that do no harm twice: the first two go on, the last writes its page again. Runs of
 the other one are sent by a parent, which sends them again."""
@@ -130,8 +137,9 @@ def restart_lost_parents() -> AutomationCore:
     )
 
 
-def notifications(block_document_id: UUID) -> list[AutomationCore]:
-    """What people are told: failures, runs that nobody starts, and results that drift."""
+def notifications(block_document_id: UUID, pools: Sequence[str]) -> list[AutomationCore]:
+    """What people are told: failures, runs that nobody starts or that found no place, pools of these names that lost
+    their workers, and results that drift."""
 
     def tell(name: str, description: str, trigger: EventTrigger, subject: str, body: str) -> AutomationCore:
         action = SendNotification(block_document_id=block_document_id, subject=subject, body=body)
@@ -155,13 +163,30 @@ def notifications(block_document_id: UUID) -> list[AutomationCore]:
             "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
         ),
         tell(
+            "notify-runs-without-place",
+            "Tell when a run was cancelled because the one before is not over.",
+            EventTrigger(
+                expect={f"{FLOW_RUN}.Cancelled"},
+                match=_flow_runs(**{"prefect.state-message": [NO_PLACE]}),
+                match_related=[_of_flows(UNATTENDED)],
+                for_each={"prefect.resource.id"},
+                posture=Posture.Reactive,
+                threshold=1,
+                within=timedelta(0),
+            ),
+            f"DDFM: {run}: not started, the one before is not over",
+            "Look at the log of the run of this deployment that is at work: it is slow, or waits for something.\n"
+            "{{ flow_run|ui_url }}",
+        ),
+        tell(
             "notify-late-runs",
             "Tell when no worker took a run half an hour after its time.",
             EventTrigger(
                 after={f"{FLOW_RUN}.Late"},
                 expect={f"{FLOW_RUN}.{state}" for state in ("Pending", "Running", "Cancelled", "Crashed")},
                 match=_flow_runs(),
-                match_related=[_of_flows(ALL_FLOWS)],
+                # A shard may wait for its turn, and for longer: its parent says for what.
+                match_related=[_of_flows(UNATTENDED)],
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
@@ -170,6 +195,23 @@ def notifications(block_document_id: UUID) -> list[AutomationCore]:
             f"DDFM: {run}: not started",
             "No worker took the run for half an hour. Look whether the workers of its pool are online.\n"
             "{{ flow_run|ui_url }}",
+        ),
+        tell(
+            "notify-pools-without-workers",
+            "Tell when the last worker of a pool went away and none came back.",
+            EventTrigger(
+                after={f"{WORK_POOL}.not-ready"},
+                expect={f"{WORK_POOL}.ready", f"{WORK_POOL}.paused"},
+                match=ResourceSpecification(
+                    {"prefect.resource.id": [f"{WORK_POOL}.*"], "prefect.resource.name": list(pools)}
+                ),
+                for_each={"prefect.resource.id"},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=WITHOUT_WORKERS,
+            ),
+            "DDFM: work pool {{ work_pool.name }}: no worker",
+            "No worker of the pool is online. What is sent there waits for one.\n{{ work_pool|ui_url }}",
         ),
         tell(
             "notify-drift",
@@ -187,16 +229,18 @@ def notifications(block_document_id: UUID) -> list[AutomationCore]:
     ]
 
 
-def automations(block_document_id: UUID | None) -> list[AutomationCore]:
+def automations(block_document_id: UUID | None, pools: Sequence[str]) -> list[AutomationCore]:
     """All of them; those that tell people only where there is a notification block."""
-    told = [] if block_document_id is None else notifications(block_document_id)
+    told = [] if block_document_id is None else notifications(block_document_id, pools)
     return [crash_silent_runs(), crash_runs_that_never_begin(), restart_lost_parents(), *told]
 
 
-async def ensure_automations(client: PrefectClient, block_document_id: UUID | None, dry_run: bool) -> list[Change]:
+async def ensure_automations(
+    client: PrefectClient, block_document_id: UUID | None, pools: Sequence[str], dry_run: bool
+) -> list[Change]:
     """Create what is missing, update what differs; one that was switched off by hand stays so."""
     changes = []
-    for wanted in automations(block_document_id):
+    for wanted in automations(block_document_id, pools):
         found = next(iter(await client.read_automations_by_name(wanted.name)), None)
         if found is None:
             outcome = Outcome.CREATED

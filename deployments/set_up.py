@@ -64,7 +64,8 @@ async def set_up(client: PrefectClient, wanted: SetUp) -> AsyncIterator[Change]:
     for pool in POOLS:
         for change in await ensure_pool(client, pool, wanted.profile, wanted.choices, wanted.dry_run):
             yield change
-    for change in await ensure_automations(client, block_document_id, wanted.dry_run):
+    pools = [pool.name for pool in POOLS]
+    for change in await ensure_automations(client, block_document_id, pools, wanted.dry_run):
         yield change
     if wanted.notify is None:
         yield Change("notifications", "of failures", Outcome.LEFT_OUT, "name a block with --notify")

@@ -23,6 +23,7 @@ from deployments.job_templates import (
     keep_choices,
     secrets_in,
 )
+from flows.pool_view import SHARD_TIME_LIMIT
 from tasks.codes import ConfigurationError
 
 
@@ -45,8 +46,6 @@ class Pool:
 
 QUEUES: Final = (Queue("on-demand", 1), Queue("nightly", 2))
 """What a person waits for goes before the schedule's; the queue ``default``, which Prefect makes, comes last."""
-
-SHARD_TIME_LIMIT: Final = timedelta(hours=2)
 
 POOLS: Final = (
     Pool(

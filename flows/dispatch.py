@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -18,21 +18,22 @@ from prefect.client.schemas.objects import FlowRun
 from flows.fuse_archive import PlannedRun
 from flows.fuse_shard import shard_chunks
 from flows.heartbeat import duration
+from flows.pool_view import PoolView, look_at_pool
 from flows.shard_runs import (
-    PoolView,
     ShardOrder,
     call_off,
     died_of_memory,
     has_begun,
     is_over,
     is_stranded,
+    is_unexplained,
     look,
-    look_at_pool,
     may_live,
     recall,
     send,
     write_off,
 )
+from flows.shard_watch import CommitWatch, TurnWatch
 from flows.storage_pause import Outage, sit_out
 from tasks.chunk import Progress
 from tasks.lock import LockLostError
@@ -52,9 +53,6 @@ NOT_BEGUN_PAUSE_S: Final = 60.0
 
 NOTHING_BEGUN_S: Final = 4 * 3600.0
 """A pool that takes flow runs and begins none for so long ends the dispatch. A want of machines may last hours."""
-
-ENDING_S: Final = 120.0
-"""Seconds in which a flow run that is to end does; a worker kills one after thirty."""
 
 RECALL_S: Final = 20.0
 """Seconds for children to end before the lock is given back; a cancelled parent is killed after thirty."""
@@ -91,9 +89,12 @@ class _Shard:
         left: chunks without rows when it was last looked at.
         number: flow runs so far, those of earlier parents included.
         tries: of these, how many of this parent began and ended in a row without a commit.
-        shrink: how many of them ended for want of memory.
+        shrink: how many of them ended for want of memory, as far as one knows.
+        unexplained: whether the last one ended in a way that leaves open whether it was that.
         state_id: of the state that its flow run was last seen in, since ``state_at``.
+        commits: watched while its flow run is at work.
         lost: why its flow run was called off, "" where it was not.
+        hung: whether it was called off although it had begun.
         not_before: ``time.monotonic()`` from which on it may be sent again.
         predecessor_may_live: whether nobody saw the process of its last flow run end.
     """
@@ -105,9 +106,12 @@ class _Shard:
     number: int = 0
     tries: int = 0
     shrink: int = 0
+    unexplained: bool = False
     state_id: UUID | None = None
     state_at: float = 0.0
+    commits: CommitWatch = field(default_factory=CommitWatch)
     lost: str = ""
+    hung: bool = False
     not_before: float = -math.inf
     predecessor_may_live: bool = False
 
@@ -120,9 +124,10 @@ async def dispatch_shards(
     A shard is done when its rows are there, whatever the state of its flow run says. One that ended without them is
     sent again and goes on after the chunks that it committed, until ``TRIES`` flow runs in a row committed nothing;
     after an end for want of memory with less in memory at a time. One that a worker took and that does not begin is
-    called off and sent again, too, which is no try: a pool may have no machine for it for hours. A store or a server
-    that is out of reach is waited for. When the dispatch itself ends before its time, by an error or because the run is
-    cancelled, it cancels the flow runs that are still at work and sees them end.
+    called off and sent again, too, which is no try: a pool may have no machine for it for hours. One that is at work
+    and commits nothing for long is called off as well, which is a try. A pool that takes nothing, and a store or a
+    server that is out of reach, are waited for. When the dispatch itself ends before its time, by an error or because
+    the run is cancelled, it cancels the flow runs that are still at work and sees them end.
 
     Args:
         planned: the run.
@@ -157,8 +162,9 @@ class _Dispatch:
         self._waiting = deque(_Shard(shard_id) for shard_id in planned.shard_ids)
         self._at_work: dict[UUID, _Shard] = {}
         self._lost: list[str] = []
-        self._pool = PoolView(window=0, begin_s=0.0)
+        self._pool: PoolView | None = None
         self._pool_at = -math.inf
+        self._turns = TurnWatch()
         self._stuck_since = math.inf
         self._pairs = 0
         self._seconds = 0.0
@@ -184,10 +190,14 @@ class _Dispatch:
             logger.warning("cancelling %d flow runs of shards", len(self._at_work))
             await recall(list(self._at_work), RECALL_S, POLL_S)
 
-    async def _fill_window(self) -> None:
-        if time.monotonic() - self._pool_at > LOOK_AT_POOL_S:
+    async def _look_at_pool(self) -> PoolView:
+        if self._pool is None or time.monotonic() - self._pool_at > LOOK_AT_POOL_S:
             self._pool, self._pool_at = await look_at_pool(self._settings.job), time.monotonic()
-        while len(self._at_work) < self._pool.window and (shard := self._next_shard()) is not None:
+        return self._pool
+
+    async def _fill_window(self) -> None:
+        pool = await self._look_at_pool()
+        while len(self._at_work) < pool.window and (shard := self._next_shard()) is not None:
             await self._send(shard)
 
     def _next_shard(self) -> _Shard | None:
@@ -213,6 +223,9 @@ class _Dispatch:
 
     async def _look_after(self) -> None:
         found = {child.id: child for child in await look(list(self._at_work))}
+        pool = await self._look_at_pool()
+        waiting = sum(child.state is not None and child.state.is_scheduled() for child in found.values())
+        self._turns.look(waiting, len(found) - waiting, pool)
         for run_id in list(self._at_work):
             child = found.get(run_id)
             if child is None:
@@ -226,28 +239,34 @@ class _Dispatch:
             if is_over(child):
                 await self._settle(child)
             else:
-                await self._see_on(child)
+                await self._see_on(child, pool)
 
-    async def _see_on(self, child: FlowRun) -> None:
+    async def _see_on(self, child: FlowRun, pool: PoolView) -> None:
         """See that a flow run does not stand for ever in a state that nobody takes it out of.
 
         Before a flow run begins it has no heartbeat that anybody could miss, and one that is to end must not be called
-        crashed: a worker or a machine that goes away then leaves it where it is.
+        crashed: a worker or a machine that goes away then leaves it where it is. One whose work hangs has a heartbeat.
         """
         shard, state, now = self._at_work[child.id], child.state, time.monotonic()
         if state is None:
             return
         if state.id != shard.state_id:
             shard.state_id, shard.state_at = state.id, now
+            shard.commits.begin(shard.left)
         stood = now - shard.state_at
         if is_stranded(child):
             shard.lost = "its work queue was deleted"
             await call_off(child.id, "Its work queue was deleted.")
-        elif state.is_pending() and stood > self._pool.begin_s:
+        elif state.is_pending() and stood > pool.begin_s:
             shard.lost = f"taken by a worker, but not begun in {duration(stood)}"
             await call_off(child.id, f"Not begun in {duration(stood)}; its shard is sent again.")
-        elif state.is_cancelling() and stood > ENDING_S:
+        elif state.is_cancelling() and stood > pool.ending_s:
             await write_off(child.id)
+        elif state.is_running() and shard.commits.is_due(pool.commit_s):
+            left = len(await sit_out(self._outage, shard_chunks, self._settings, shard.shard_id))
+            if (idle := shard.commits.idle(left, pool.commit_s)) is not None:
+                shard.lost, shard.hung = f"at work, but nothing committed in {duration(idle)}", True
+                await call_off(child.id, f"Nothing committed in {duration(idle)}; its shard is sent again.")
 
     async def _settle(self, child: FlowRun) -> None:
         """What became of a shard by its rows: the state of a flow run may look better or worse than its work was."""
@@ -267,11 +286,14 @@ class _Dispatch:
         progressed = left < shard.left
         if progressed:
             shard.left, shard.tries = left, 0
-        shard.shrink += died_of_memory(state)
+        # Once may be a lost machine. Twice without a commit in between is the shard itself.
+        unexplained = is_unexplained(state)
+        shard.shrink += died_of_memory(state) or (unexplained and shard.unexplained and not progressed)
+        shard.unexplained = unexplained
         shard.predecessor_may_live = may_live(state)
         ended = "Completed without all rows" if state.is_completed() else shard.lost or state.name or "ended"
         # One that was put off and found no machine for its next start has begun before.
-        begun = has_begun(child) and not shard.lost
+        begun = shard.hung or (has_begun(child) and not shard.lost)
         if begun:
             self._stuck_since = math.inf
         elif is_ours:
@@ -294,7 +316,7 @@ class _Dispatch:
 
     def _send_again(self, shard: _Shard, ended: str, counts: bool) -> None:
         shard.tries += counts
-        shard.lost = ""
+        shard.lost, shard.hung = "", False
         less = f", with less in memory ({shard.shrink})" if shard.shrink else ""
         if shard.tries < TRIES:
             logger.warning("shard %s: %s; sent again%s", shard.shard_id, ended, less)

@@ -18,7 +18,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.context import FlowRunContext
 from prefect.deployments import arun_deployment
@@ -34,22 +34,16 @@ logger = logging.getLogger(__name__)
 PATIENCE_S: Final = 900.0
 """A server that has been silent for so long ends the run; the next one goes on."""
 
-ELASTIC_SHARDS: Final = 4
-"""Shards at a time on a pool that starts machines by itself and has no limit."""
-
-ON_WORKERS_MACHINE: Final = ("process", "docker")
-"""Types of pools whose flow runs live where their worker does; its ``--limit`` says how many at a time."""
-
-BEGIN_S: Final = {"process": 300.0}
-"""Seconds from a worker's taking a flow run to its beginning; an interpreter and the libraries take some five."""
-
-BEGIN_ELSEWHERE_S: Final = 1200.0
-"""The same on other pools, where an image is fetched and a machine may be started first."""
-
 SILENT: Final = "No heartbeat for three periods."
 """What the automation says of a flow run that it calls crashed, whose process it cannot see."""
 
 _NOT_ENDED: Final = "No worker ended it."
+
+_TIMED_OUT: Final = "Flow run cancellation timed out; marked this flow run as Cancelled."
+"""What the server says of a flow run that was called off and that no worker ended."""
+
+_LEFT_ALONE: Final = "infrastructure may still be running"
+"""What a worker says, among other words, of one that it cancels without a way to end it."""
 
 DEFAULT_QUEUE: Final = "default"
 """The queue that Prefect gives to each pool, and to who asks for none."""
@@ -60,9 +54,14 @@ _SERVER_FAULT: Final = 500
 
 _MEMORY: Final = re.compile(
     # What a process worker, a container and Python say. A process killed by hand looks alike; shrinking is harmless.
-    r"status code:? (-9|137)\b|out of memory|OutOfMemory|MemoryError|allocate memory"
-    # All that the workers of Kubernetes and ECS say of a container that ended badly, whatever it was.
-    r"|No active or succeeded pods|stopped with a non-zero exit code",
+    r"status code:? (-9|137)\b|out of memory|OutOfMemory|MemoryError|allocate memory",
+    re.IGNORECASE,
+)
+
+_UNEXPLAINED: Final = re.compile(
+    # All that the workers of Kubernetes and ECS say of a container that ended badly: of want of memory, or because its
+    # node went away or its time was over.
+    r"No active or succeeded pods|stopped with a non-zero exit code",
     re.IGNORECASE,
 )
 
@@ -97,7 +96,7 @@ async def send(settings: RunSettings, order: ShardOrder) -> FlowRun:
 
     async def ask() -> FlowRun:
         async with get_client() as client:
-            deployment = await _deployment_of(client, settings.job)
+            deployment = await deployment_of(client, settings.job)
             queue = await _queue_in(client, deployment.work_pool_name or "")
         return await arun_deployment(
             deployment.id,
@@ -183,12 +182,17 @@ async def check_deployment(job: Job) -> UUID:
 
     async def ask() -> UUID:
         async with get_client() as client:
-            return (await _deployment_of(client, job)).id
+            return (await deployment_of(client, job)).id
 
     return await patiently(ask)
 
 
-async def _deployment_of(client: PrefectClient, job: Job) -> DeploymentResponse:
+async def deployment_of(client: PrefectClient, job: Job) -> DeploymentResponse:
+    """The deployment that a job names.
+
+    Raises:
+        ConfigurationError: the server has none, or one without a work pool.
+    """
     name = job.deployment or ""
     try:
         deployment = await client.read_deployment_by_name(name)
@@ -214,47 +218,6 @@ async def _queue_in(client: PrefectClient, pool: str) -> str | None:
         return None
 
 
-@dataclass(frozen=True)
-class PoolView:
-    """What a dispatch goes by of its work pool.
-
-    Attributes:
-        window: shards to keep on it at a time.
-        begin_s: seconds in which a flow run that a worker has taken should have begun.
-    """
-
-    window: int
-    begin_s: float
-
-
-async def look_at_pool(job: Job) -> PoolView:
-    """The job's work pool as it is now.
-
-    The window is what the job says; else one shard for each that the pool can run, by its limit or by its online
-    workers, and one more, which waits so that no worker does.
-
-    Raises:
-        ConfigurationError: the deployment, or its work pool, is gone.
-        httpx.HTTPError: as :func:`send`.
-    """
-
-    async def ask() -> PoolView:
-        async with get_client() as client:
-            pool = await client.read_work_pool((await _deployment_of(client, job)).work_pool_name or "")
-            if job.window is not None:
-                window = job.window
-            elif pool.concurrency_limit is not None:
-                window = max(1, pool.concurrency_limit) + 1
-            elif pool.type in ON_WORKERS_MACHINE:
-                workers = await client.read_workers_for_work_pool(pool.name)
-                window = max(1, sum(worker.status == WorkerStatus.ONLINE for worker in workers)) + 1
-            else:
-                window = ELASTIC_SHARDS + 1
-            return PoolView(window, BEGIN_S.get(pool.type, BEGIN_ELSEWHERE_S))
-
-    return await patiently(ask)
-
-
 def is_over(child: FlowRun) -> bool:
     """Whether it is in a state that it does not leave by itself."""
     return child.state is not None and child.state.is_final()
@@ -263,10 +226,13 @@ def is_over(child: FlowRun) -> bool:
 def may_live(state: State) -> bool:
     """Whether the process of a flow run that is over may still be at work: nobody saw it end.
 
-    So it is when the server called it crashed for its silence, which may have been the server's own, or a person did.
-    What a worker or the process itself says of an end has words of its own.
+    So it is when the server called it crashed for its silence, which may have been the server's own, or a person did;
+    and when it was called off and nobody ended it. What a worker or the process itself says of an end has words of its
+    own.
     """
-    return (state.is_crashed() or state.is_cancelled()) and state.message in (None, "", SILENT, _NOT_ENDED)
+    message = state.message or ""
+    unseen = message in ("", SILENT, _NOT_ENDED, _TIMED_OUT) or _LEFT_ALONE in message
+    return (state.is_crashed() or state.is_cancelled()) and unseen
 
 
 def has_begun(child: FlowRun) -> bool:
@@ -281,8 +247,13 @@ def is_stranded(child: FlowRun) -> bool:
 
 
 def died_of_memory(state: State) -> bool:
-    """Whether a flow run may have ended for want of memory, by what its state says of the end."""
+    """Whether a flow run ended for want of memory, by what its state says of the end."""
     return not state.is_completed() and bool(_MEMORY.search(f"{state.name} {state.message or ''}"))
+
+
+def is_unexplained(state: State) -> bool:
+    """Whether want of memory is one of the reasons that a flow run may have ended for, and nobody says which it was."""
+    return not state.is_completed() and bool(_UNEXPLAINED.search(state.message or ""))
 
 
 async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:

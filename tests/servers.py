@@ -354,6 +354,7 @@ def prefect_service(database_url: str, environment: Mapping[str, str] | None = N
                 "PREFECT_SERVER_API_HOST": LOOPBACK,
                 "PREFECT_SERVER_API_PORT": str(port),
                 "PREFECT_SERVER_UI_ENABLED": "false",
+                "PREFECT_UI_URL": url.removesuffix("/api"),
                 # Task runs are recorded in batches: one at a time the record lags minutes behind a large flow.
                 "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
                 "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",

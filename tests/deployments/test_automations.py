@@ -1,26 +1,22 @@
-"""What the automations do on a real server: of runs that die or are put off, of lost parents, and what people hear."""
+"""What the automations do on a real server: of runs that die or are put off, and of lost parents."""
 
 import asyncio
 import contextlib
-import http.server
-import json
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from datetime import timedelta
 
 import pytest
-from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
-from prefect.states import State
 
 from deployments import automations
 from deployments.set_up import main
 from tests import servers
+from tests.runs_by_hand import a_parent, a_report, a_shard, deployed_run, set_state, wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
@@ -31,37 +27,6 @@ def periods(prefect_api):
     with pytest.MonkeyPatch.context() as patch:
         yield patch
     assert main(["--profile", "process"]) == 0
-
-
-@flow(name="fuse-archive")
-def a_parent():
-    """Never run: only its states are set."""
-
-
-@flow(name="report")
-def a_report():
-    """Likewise."""
-
-
-@flow(name="fuse-shard")
-def a_shard():
-    """Likewise."""
-
-
-async def wait_for(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not (found := await condition()) and time.monotonic() < deadline:
-        await asyncio.sleep(0.3)
-    return found
-
-
-async def deployed_run(client, flow_):
-    deployment_id = await (await flow_.ato_deployment(f"of-{uuid.uuid4().hex[:8]}")).apply()
-    return (await client.create_flow_run_from_deployment(deployment_id)).id
-
-
-async def set_state(client, run_id, name, state_type=None):
-    await client.set_flow_run_state(run_id, State(type=state_type or StateType(name.upper()), name=name), force=True)
 
 
 async def is_crashed(client, run_id):
@@ -234,70 +199,3 @@ def test_a_lost_parent_is_started_again_but_not_for_ever(prefect_api, periods):
             assert (await client.read_flow_run(shard)).state.name == "Crashed"
 
     asyncio.run(lives())
-
-
-# ---- what people hear ------------------------------------------------------------------------------------------------
-
-
-def test_people_are_told_of_failures_and_drift(prefect_api, capsys):
-    told = []
-
-    class Receiver(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=receiver.serve_forever, daemon=True).start()
-    block = f"operators-{uuid.uuid4().hex[:8]}"
-
-    async def make_block():
-        from prefect.blocks.notifications import CustomWebhookNotificationBlock
-
-        notification = CustomWebhookNotificationBlock(
-            name="operators",
-            url=f"http://127.0.0.1:{receiver.server_port}/",
-            json_data={"text": "{{subject}}: {{body}}"},
-        )
-        await notification.asave(block) if hasattr(notification, "asave") else await notification.save(block)
-
-    async def fail():
-        async with get_client() as client:
-            run = await deployed_run(client, a_parent)
-            await client.set_flow_run_state(
-                run, State(type=StateType.FAILED, name="Failed", message="9 of 10 pairs failed"), force=True
-            )
-
-            async def heard():
-                return told
-
-            assert await wait_for(heard)
-
-    async def drift():
-        resource = {"prefect.resource.id": "ddfm.destination.0123456789abcdef", "ddfm.method": "paper"}
-        emit_event("ddfm.run.drifted", resource=resource, payload={"shifts": {"SSIM": -3.5}})
-
-        async def heard():
-            return len(told) > 1
-
-        assert await wait_for(heard)
-
-    try:
-        asyncio.run(make_block())
-        assert main(["--profile", "process", "--notify", f"custom-webhook/{block}"]) == 0
-        said = capsys.readouterr().out
-        for name in ("notify-failures", "notify-late-runs", "notify-drift"):
-            assert f"automation {name}: created" in said
-        asyncio.run(fail())
-        asyncio.run(drift())
-    finally:
-        receiver.shutdown()
-    assert "fuse-archive" in told[0]["text"]
-    assert "Failed" in told[0]["text"]
-    assert "9 of 10 pairs failed" in told[0]["text"]
-    assert "ddfm.run.drifted" in told[1]["text"]
-    assert "-3.5" in told[1]["text"]

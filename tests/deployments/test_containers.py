@@ -58,6 +58,34 @@ def test_compose_workers_serve_pools_that_set_up_makes():
     assert set(images) == {"cpu", "gpu"}
 
 
+def test_the_logs_of_containers_do_not_fill_the_machine():
+    services = [
+        service for name in ("compose.yaml", "compose.redis.yaml") for service in compose(name)[0]["services"].items()
+    ]
+    unlimited = {name for name, service in services if service.get("logging") != {"driver": "local"}}
+    # What stands of the server in the second file comes on top of the first.
+    assert unlimited == {"server"}
+    assert compose("compose.yaml")[0]["services"]["server"]["logging"] == {"driver": "local"}
+
+
+def test_who_sends_notifications_knows_what_they_link_to():
+    assert environments("compose.yaml")["server"]["PREFECT_UI_URL"] == "${UI_URL:-http://localhost:4200}"
+    assert "UI_URL=http://localhost:4200\n" in (FOLDER / "compose.env.example").read_text().splitlines(keepends=True)
+
+
+def test_the_store_of_compose_has_the_bucket_of_the_deployments_and_is_reached_from_its_machine():
+    services = compose("compose.yaml")[0]["services"]
+    store, bucket = services["s3"], services["s3-bucket"]
+    assert store["ports"] == ["127.0.0.1:9000:9000"]
+    assert "healthcheck" in store
+    assert bucket["profiles"] == store["profiles"] == ["s3"]
+    assert bucket["depends_on"] == {"s3": {"condition": "service_healthy"}}
+    job = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["definitions"]["job"]
+    buckets = {job[place].removeprefix("s3://").partition("/")[0] for place in ("first", "second", "out")}
+    (command,) = bucket["command"]
+    assert buckets == {command.rpartition("store/")[2]}
+
+
 def test_compose_says_no_secret():
     text = (FOLDER / "compose.yaml").read_text() + (FOLDER / "compose.redis.yaml").read_text()
     for name in (
@@ -131,6 +159,15 @@ def test_kubernetes_workers_take_the_log_in_from_a_secret_and_hand_on_its_name(m
         worker = KubernetesSettings().worker
         handed_on = (worker.api_auth_string_secret_name, worker.api_auth_string_secret_key)
         assert handed_on == (reference["name"], reference["key"])
+
+
+def test_workers_are_stopped_by_sigint_and_flow_runs_by_sigterm():
+    """A runtime sends the signal of the image to the pods of flow runs, too, and these are put off by SIGTERM alone."""
+    for dockerfile in FOLDER.glob("Dockerfile*"):
+        assert not re.search(r"^\s*STOPSIGNAL", dockerfile.read_text(), re.MULTILINE | re.IGNORECASE)
+    services = compose("compose.yaml")[0]["services"]
+    stopped = {name: service.get("stop_signal") for name, service in services.items() if "worker" in name}
+    assert stopped == dict.fromkeys(("orchestration-worker", "cpu-worker", "gpu-worker"), "SIGINT")
 
 
 def test_the_images_check_their_health_without_a_gpu_that_a_shard_may_hold():

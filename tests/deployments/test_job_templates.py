@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import uuid
+from pathlib import Path
 
 import botocore.session
 import botocore.validate
@@ -107,6 +108,15 @@ def test_a_container_without_a_gpu():
     settings = docker_settings(CPU)
     assert "DeviceRequests" not in settings["host_config"]
     assert settings["image"] == "ddfm-pipeline:cpu"
+
+
+def test_an_ended_container_stays_for_its_exit_code_and_is_known_by_its_label():
+    """It is removed by hand, or by a timer: docs/operations.md says how."""
+    settings = docker_settings(GPU)
+    assert not settings["host_config"].get("AutoRemove")
+    assert "io.prefect.version" in settings["labels"]
+    guide = Path(__file__).parents[2] / "docs/operations.md"
+    assert "docker container prune --force --filter until=24h --filter label=io.prefect.version" in guide.read_text()
 
 
 def task_definition(pool, **values):

@@ -1,5 +1,6 @@
 """The deployments of prefect.yaml on a real server and real workers: an archive of 12 pairs in 3 shards."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests import servers
 from tests.archives import ddfm, job_settings, make_archive, pictures, write_picture
@@ -16,14 +18,19 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[2]
 
 
+def prefect(api_url, *arguments):
+    """What the command says that is given in the checkout."""
+    return subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        cwd=REPOSITORY, env=os.environ | {"PREFECT_API_URL": api_url}, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+
 def deploy_all(api_url):
     from deployments.set_up import main
 
     assert main(["--profile", "process"]) == 0
-    subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-        cwd=REPOSITORY, env=os.environ | {"PREFECT_API_URL": api_url}, check=True, capture_output=True,
-    )  # fmt: skip
+    prefect(api_url, "deploy", "--all")
     found = servers.http_json(f"{api_url}/deployments/filter", {"deployments": {"tags": {"all_": ["ddfm"]}}})
     flows = {flow["id"]: flow["name"] for flow in servers.http_json(f"{api_url}/flows/filter", {})}
     return {f"{flows[deployment['flow_id']]}/{deployment['name']}": deployment for deployment in found}
@@ -70,6 +77,36 @@ def test_an_archive_in_shards_on_a_work_pool(prefect_api, tmp_path):
         assert_report_follows(prefect_api, root / "out", parents, reports=2)
 
 
+def test_a_file_of_the_sites_own_is_deployed_from_the_checkout(prefect_api, tmp_path):
+    """So that an upgrade of the checkout changes neither its archive nor its schedule."""
+    from deployments.set_up import main
+
+    assert main(["--profile", "process"]) == 0
+    document = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
+    nightly = document["deployments"][0]
+    assert nightly["name"] == "nightly"
+    nightly["name"] = "nightly-north"
+    nightly["parameters"] = {"job": job_settings(tmp_path)}
+    nightly["schedules"][0]["active"] = True
+    document["deployments"] = [nightly]
+    own = tmp_path / "site.yaml"
+    own.write_text(yaml.safe_dump(document))
+    try:
+        prefect(prefect_api, "deploy", "--all", "--prefect-file", str(own))
+        found = json.loads(prefect(prefect_api, "deployment", "inspect", "fuse-archive/nightly-north", "-o", "json"))
+        assert [schedule["active"] for schedule in found["schedules"]] == [True]
+        assert found["parameters"]["job"]["out"] == f"{tmp_path}/out"
+        assert found["entrypoint"] == "flows.prefect_flows.fuse_archive"
+        assert found["version"] == described()
+    finally:
+        prefect(prefect_api, "deployment", "delete", "fuse-archive/nightly-north")
+
+
+def described():
+    describe = ["git", "describe", "--always", "--dirty", "--tags"]
+    return subprocess.run(describe, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def assert_deployed(deployments):
     assert set(deployments) == {
         "fuse-archive/nightly", "fuse-archive/on-demand", "fuse-shard/cpu", "fuse-shard/gpu", "evaluate/on-demand",
@@ -80,8 +117,7 @@ def assert_deployed(deployments):
     assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
     assert (nightly["work_pool_name"], nightly["work_queue_name"]) == ("orchestration", "nightly")
     assert [schedule["schedule"]["timezone"] for schedule in nightly["schedules"]] == ["Etc/UTC"]
-    describe = ["git", "describe", "--always", "--dirty", "--tags"]
-    commit = subprocess.run(describe, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.strip()
+    commit = described()
     for name, deployment in deployments.items():
         assert deployment["version"] == commit, name
         assert deployment["entrypoint"].startswith("flows.prefect_flows."), name

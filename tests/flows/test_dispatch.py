@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from flows import storage_pause
+from flows import pool_view, storage_pause
 from flows.dispatch import TRIES, DispatchError
 from flows.fuse_archive import finish
 from flows.fuse_shard import shard_chunks
-from flows.shard_runs import SILENT, look_at_pool
+from flows.pool_view import look_at_pool
+from flows.shard_runs import SILENT
 from flows.storage_pause import Outage
 from tasks.codes import ConfigurationError
 from tasks.job_file import make_job
@@ -79,6 +80,20 @@ def test_a_shard_that_died_of_memory_is_sent_again_smaller(pool, tmp_path):
     assert [one["shrink"] for one in asked] == [0, 0, 1]
     # Nobody saw the first one end, while a worker tells of the second.
     assert [one["predecessor_may_live"] for one in asked] == [False, True, False]
+
+
+def test_a_shard_that_ended_twice_without_a_reason_is_sent_again_smaller(pool, tmp_path):
+    with planned_run(pool, make_archive(tmp_path, 2)) as planned:
+
+        def end(run, number):
+            if number < 4:
+                return crashed("No active or succeeded pods found for any job")
+            fuse(planned, run)
+            return completed()
+
+        dispatched(pool, planned, end)
+    # The first may have lost its machine.
+    assert [run.parameters["shrink"] for run in asyncio.run(pool.runs())] == [0, 0, 1, 2]
 
 
 def test_a_shard_is_given_up_when_it_commits_nothing_any_more(pool, tmp_path):
@@ -235,8 +250,11 @@ def test_the_window_follows_the_pool(pool):
     assert asyncio.run(windows()) == [7, 2, 4, 6]
 
 
-@pytest.mark.parametrize(("type_", "window", "begin_s"), [("docker", 3, 1200), ("kubernetes", 5, 1200)])
-def test_only_pools_that_start_machines_have_a_window_of_their_own(prefect_api, type_, window, begin_s):
+@pytest.mark.parametrize(
+    ("type_", "window", "begin_s", "ending_s"),
+    [("process", 3, 300, 120), ("docker", 3, 1200, 420), ("kubernetes", 5, 1200, 420)],
+)
+def test_only_pools_that_start_machines_have_a_window_of_their_own(prefect_api, type_, window, begin_s, ending_s):
     from prefect.client.orchestration import get_client
 
     pool = Pool()
@@ -249,4 +267,33 @@ def test_only_pools_that_start_machines_have_a_window_of_their_own(prefect_api, 
         return await look_at_pool(make_job({"first": "a", "second": "b", "out": "c", "deployment": pool.deployment}))
 
     seen = asyncio.run(look())
-    assert (seen.window, seen.begin_s) == (window, begin_s)
+    assert (seen.window, seen.begin_s, seen.ending_s, seen.commit_s) == (window, begin_s, ending_s, 7200)
+    assert (seen.name, seen.workers, seen.is_paused) == (pool.name, 2, False)
+
+
+def test_a_site_says_how_long_a_shard_may_work(prefect_api):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolUpdate
+
+    from deployments.job_templates import Profile, choose, job_template
+    from deployments.work_pools import POOLS
+
+    pool = Pool()
+
+    async def look():
+        template = await job_template(Profile.KUBERNETES, POOLS[1].resources)
+        choose(template, "time_limit_seconds", 900)
+        await pool.create("kubernetes")
+        async with get_client() as client:
+            await client.update_work_pool(pool.name, WorkPoolUpdate(base_job_template=template, is_paused=True))
+        return await look_at_pool(make_job({"first": "a", "second": "b", "out": "c", "deployment": pool.deployment}))
+
+    seen = asyncio.run(look())
+    assert (seen.commit_s, seen.is_paused) == (900, True)
+
+
+def test_the_server_has_the_time_to_take_the_machine_of_a_flow_run_away():
+    from prefect.settings import get_current_settings
+
+    service = get_current_settings().server.services.cancellation_cleanup
+    assert service.cancelling_timeout_seconds + 3 * service.loop_seconds < pool_view.ENDING_ELSEWHERE_S

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows import dispatch, shard_runs
+from flows import dispatch, pool_view
 from flows.dispatch import TRIES, DispatchError
 from flows.fuse_archive import finish
 from flows.storage_pause import Outage
@@ -45,7 +45,7 @@ asyncio.run(fuse_archive(make_job(json.loads(sys.argv[1]))))
 
 @pytest.fixture
 def pool(prefect_api, monkeypatch):
-    monkeypatch.setattr(dispatch, "ENDING_S", 1.0)
+    monkeypatch.setitem(pool_view.ENDING_S, "process", 1.0)
     return quick_pool(monkeypatch)
 
 
@@ -81,7 +81,7 @@ async def begin(run_id):
 
 
 def test_a_flow_run_that_is_taken_and_never_begins_is_sent_again(pool, tmp_path, monkeypatch):
-    monkeypatch.setitem(shard_runs.BEGIN_S, "process", 0.5)
+    monkeypatch.setitem(pool_view.BEGIN_S, "process", 0.5)
     begun = []
     with planned_run(pool, make_archive(tmp_path, 2)) as planned:
 
@@ -107,8 +107,8 @@ def test_a_flow_run_that_is_taken_and_never_begins_is_sent_again(pool, tmp_path,
 
 @pytest.mark.parametrize("lost", [pending, unbegun])
 def test_a_want_of_machines_is_not_held_against_a_shard(pool, tmp_path, monkeypatch, lost):
-    monkeypatch.setitem(shard_runs.BEGIN_S, "process", 0.5)
-    monkeypatch.setattr(dispatch, "ENDING_S", 0.1)
+    monkeypatch.setitem(pool_view.BEGIN_S, "process", 0.5)
+    monkeypatch.setitem(pool_view.ENDING_S, "process", 0.1)
     monkeypatch.setattr(dispatch, "NOT_BEGUN_PAUSE_S", 0.1)
     with planned_run(pool, make_archive(tmp_path, 2)) as planned:
 
