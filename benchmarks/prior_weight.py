@@ -97,7 +97,7 @@ def main() -> None:
     prior = load_prior("bundled")
     kept = KeptFigures(WeightFigures, arguments.figures, prior.sha256)
     sets = [one.every(arguments.every) for one in chosen_data_sets(arguments)]
-    columns = ["prior", "noise", *GROUPS.values(), HARVARD]
+    columns = ["prior", "noise", *dict.fromkeys(GROUPS.get(one.name, HARVARD) for one in sets)]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     rows = [("none", ALONE, SHIPPED), *((one.name, FusionConfig(start=one.start), one.detail_noise) for one in WEIGHTS)]
     for name, config, detail_noise in rows:
