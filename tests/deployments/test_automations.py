@@ -103,7 +103,7 @@ def test_a_run_that_is_gone_becomes_crashed_and_that_of_others_is_left_alone(pre
 
 
 def test_a_run_that_is_put_off_may_wait_for_its_machine(prefect_api, periods):
-    periods.setattr(automations, "HEARTBEAT", timedelta(seconds=7))
+    periods.setattr(automations, "HEARTBEAT", timedelta(seconds=5))
     assert main(["--profile", "process"]) == 0
 
     async def beat(client, run_id):

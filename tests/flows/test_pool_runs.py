@@ -67,7 +67,7 @@ def logs_of(api, name):
 
 def test_a_shard_that_dies_of_memory_goes_on_with_smaller_batches(deployed, workers, tmp_path):
     root = make_archive(tmp_path, 4)
-    job = job_settings(root, mode="max", deployment="fuse-shard/dying", batch=2, chunk_pairs=4, window=1)
+    job = job_settings(root, steps=1, deployment="fuse-shard/dying", batch=2, chunk_pairs=4, window=1)
     run = run_job(job)
     assert run.state.is_completed(), f"{run.state}\n{workers.tail()}"
     assert run.state.message == "4 pairs: 4 ok"
