@@ -138,9 +138,9 @@ class AdaptiveRectifier:
     Attributes:
         penalty: how tightly k and x are held together, above 0. The iterations of a picture are few and fixed, 40 with
             the steps by default, and end short of the minimum: on crops of RoadScene and TNO pixels lie 0.3 to 1 grey
-            level from it in the mean and 6 at most. A third of the default comes three times closer; no figure of
-            the full sets is then higher by more than 0.003, and SD of RoadScene 0.3 lower. Three times the default
-            stays 16 levels away.
+            level from it in the mean and 6 at most. A third of the default comes three times closer, which
+            changes no mean of EN, VIF, Qabf or SSIM over a full set by more than 0.006 and lowers SD on RoadScene by
+            0.3. Three times the default stays 16 levels away.
 
     Raises:
         ValueError: a penalty that is not above 0.
