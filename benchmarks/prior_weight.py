@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import astuple, dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 import numpy as np
@@ -28,11 +28,10 @@ from benchmarks.public_pairs import (
     chosen_data_sets,
     read_pairs,
 )
-from benchmarks.rectification_ideas import GROUPS, HARVARD, METRICS, SixFigures, published
+from benchmarks.rectification_ideas import GROUPS, HARVARD, group_means, six_figures
 from ddfm_core import adaptive
 from ddfm_core.colour import luma
 from ddfm_core.fusion import FusionConfig, fuse
-from ddfm_core.metrics import fusion_metrics
 from ddfm_core.priors import Prior, load_prior
 
 NOISE: Final = 8.0
@@ -74,18 +73,22 @@ def fused_luma(first: Tensor, second: Tensor, prior: Prior, config: FusionConfig
     return fuse(first, second, prior, config).luma
 
 
+@cache
+def alone(pair: Pair, prior: Prior) -> Tensor:
+    """What the rule makes of a pair without a prior, whatever the prior's weight."""
+    return fuse(luma(pair.first), luma(pair.second), prior, ALONE).luma
+
+
 def measure(pair: Pair, prior: Prior, config: FusionConfig, detail_noise: float) -> WeightFigures:
     """Fuse a pair as it is and with noise."""
     sources = luma(pair.first), luma(pair.second)
-    picture = published(fused_luma(*sources, prior, config, detail_noise))
-    found = fusion_metrics(picture, *(published(one) for one in sources), METRICS)
+    figures = six_figures(fused_luma(*sources, prior, config, detail_noise), *sources)
     generator = torch.Generator().manual_seed(0)
     noisy = [
         (one + NOISE / GREY_LEVELS_PER_UNIT * torch.randn(one.shape, generator=generator)).clamp(-1, 1)
         for one in sources
     ]
-    change = fused_luma(noisy[0], noisy[1], prior, config, detail_noise) - fuse(*sources, prior, ALONE).luma
-    figures = SixFigures(*(float(found[name][0]) for name in METRICS))
+    change = fused_luma(noisy[0], noisy[1], prior, config, detail_noise) - alone(pair, prior)
     return WeightFigures(astuple(figures), float(change.square().mean().sqrt()) * GREY_LEVELS_PER_UNIT)
 
 
@@ -96,23 +99,21 @@ def main() -> None:
     arguments = parser.parse_args()
     prior = load_prior("bundled")
     kept = KeptFigures(WeightFigures, arguments.figures, prior.sha256)
-    sets = [one.every(arguments.every) for one in chosen_data_sets(arguments)]
-    columns = ["prior", "noise", *dict.fromkeys(GROUPS.get(one.name, HARVARD) for one in sets)]
+    pairs = {one.name: list(read_pairs(one.every(arguments.every))) for one in chosen_data_sets(arguments)}
+    columns = ["prior", "noise", *dict.fromkeys(GROUPS.get(name, HARVARD) for name in pairs)]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     rows = [("none", ALONE, SHIPPED), *((one.name, FusionConfig(start=one.start), one.detail_noise) for one in WEIGHTS)]
     for name, config, detail_noise in rows:
-        groups: dict[str, list[tuple[float, ...]]] = {}
-        noise: list[float] = []
-        for data_set in sets:
-            found = [
-                kept.of(f"{name}: {pair.name}", partial(measure, pair, prior, config, detail_noise))
-                for pair in read_pairs(data_set)
+        found = {
+            data_set: [
+                kept.of(f"{name}: {pair.name}", partial(measure, pair, prior, config, detail_noise)) for pair in ones
             ]
-            noise += [one.noise for one in found]
-            mean = tuple(np.mean([one.metrics for one in found], axis=0).tolist())
-            groups.setdefault(GROUPS.get(data_set.name, HARVARD), []).append(mean)
-        cells = [" / ".join(f"{value:.3f}" for value in np.mean(means, axis=0)) for means in groups.values()]
-        print(f"| {name} | {np.mean(noise):.2f} | {' | '.join(cells)} |", flush=True)
+            for data_set, ones in pairs.items()
+        }
+        means = group_means({data_set: [one.metrics for one in ones] for data_set, ones in found.items()})
+        cells = [" / ".join(f"{value:.3f}" for value in values) for values in means.values()]
+        noise = np.mean([one.noise for ones in found.values() for one in ones])
+        print(f"| {name} | {noise:.2f} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

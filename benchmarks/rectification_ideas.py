@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -278,13 +280,26 @@ def published(values: Tensor) -> Tensor:
     return ((values.clamp(-1, 1) + 1) * 127.5).round()[:, 0].double()
 
 
-def _picture(rule: Rule, first: Tensor, second: Tensor) -> Tensor:
-    return published(rule(first, second))
+def six_figures(picture: Tensor, first: Tensor, second: Tensor) -> SixFigures:
+    """Of one picture and its sources, luma [1, 1, H, W] each, as files of 8 bits hold them."""
+    figures = fusion_metrics(published(picture), published(first), published(second), METRICS)
+    return SixFigures(*(float(figures[name][0]) for name in METRICS))
+
+
+def group_means(of_sets: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, list[float]]:
+    """Means by group of data sets: of a group with several, the mean of the sets' means.
+
+    Args:
+        of_sets: by the name of a set, for each of its pairs the six figures.
+    """
+    groups: dict[str, list[NDArray[np.float64]]] = {}
+    for name, rows in of_sets.items():
+        groups.setdefault(GROUPS.get(name, HARVARD), []).append(np.mean(rows, axis=0))
+    return {group: np.mean(means, axis=0).tolist() for group, means in groups.items()}
 
 
 def _measured(picture: Callable[[], Tensor], first: Tensor, second: Tensor) -> SixFigures:
-    figures = fusion_metrics(picture(), published(first), published(second), METRICS)
-    return SixFigures(*(float(figures[name][0]) for name in METRICS))
+    return six_figures(picture(), first, second)
 
 
 def main() -> None:
@@ -302,23 +317,21 @@ def main() -> None:
     kept = KeptFigures(SixFigures, arguments.figures)
     print(f"| idea | pairs | of | {' | '.join(METRICS)} |\n|{'---|' * (3 + len(METRICS))}", flush=True)
     for name in arguments.ideas:
-        groups: dict[str, list[list[float]]] = {}
-        counts: dict[str, int] = {}
+        of_sets: dict[str, list[tuple[float, ...]]] = {}
+        counts: Counter[str] = Counter()
         for data_set, pairs in sources.items():
-            rows = []
+            counts[GROUPS.get(data_set, HARVARD)] += len(pairs)
             for key, first, second in pairs:
-                picture = partial(_picture, IDEAS[name], first, second)
-                measure = partial(_measured, picture, first, second)
-                rows.append(astuple(kept.of(f"{name}: {data_set}/{key}", measure)))
+                # For the figures, for the file, or not at all where the figures were kept.
+                picture = cache(partial(IDEAS[name], first, second))
+                figures = kept.of(f"{name}: {data_set}/{key}", partial(_measured, picture, first, second))
+                of_sets.setdefault(data_set, []).append(astuple(figures))
                 if arguments.pictures is not None:
                     folder = arguments.pictures / name.replace(" ", "_").replace(",", "") / data_set
                     folder.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(picture()[0].numpy().astype(np.uint8)).save(folder / f"{key}.png")
-            group = GROUPS.get(data_set, HARVARD)
-            groups.setdefault(group, []).append(np.mean(rows, axis=0).tolist())
-            counts[group] = counts.get(group, 0) + len(rows)
-        for group, means in groups.items():
-            figures_of_group = " | ".join(f"{value:.3f}" for value in np.mean(means, axis=0))
+                    Image.fromarray(published(picture())[0].numpy().astype(np.uint8)).save(folder / f"{key}.png")
+        for group, means in group_means(of_sets).items():
+            figures_of_group = " | ".join(f"{value:.3f}" for value in means)
             print(f"| {name} | {counts[group]} | {group} | {figures_of_group} |", flush=True)
 
 

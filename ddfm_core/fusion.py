@@ -279,8 +279,8 @@ def check_schedule(config: FusionConfig, schedule: Schedule) -> None:
         raise ValueError(f"steps is {config.num_steps}, but the prior's schedule has {num_timesteps}")
     if config.start is None and config.start_timestep is not None:
         usual = float(linear_schedule().sigmas[config.start_timestep])
-        alike = int(np.abs(np.log(schedule.sigmas / usual)).argmin())
         if abs(math.log(schedule.sigmas[min(config.start_timestep, num_timesteps - 1)] / usual)) > SAME_NOISE:
+            alike = int(np.abs(np.log(schedule.sigmas / usual)).argmin())
             raise ValueError(
                 f"start is None, which in mode {config.mode!r} is timestep {config.start_timestep} of the linear "
                 f"schedule of a thousand; this prior's schedule is another, with as much noise at timestep {alike}: "

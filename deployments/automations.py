@@ -66,6 +66,19 @@ def _of_flows(names: Iterable[str]) -> ResourceSpecification:
     return ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": list(names)})
 
 
+def _unattended_becomes(*states: str, **labels: list[str]) -> EventTrigger:
+    """At once, for each run that nobody waits for."""
+    return EventTrigger(
+        expect={f"{FLOW_RUN}.{state}" for state in states},
+        match=_flow_runs(**labels),
+        match_related=[_of_flows(UNATTENDED)],
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(0),
+    )
+
+
 def crash_silent_runs() -> AutomationCore:
     """Runs of our flows that send no heartbeat any more become Crashed."""
     ends = ("Completed", "Failed", "Cancelled", "Crashed")
@@ -150,30 +163,14 @@ def notifications(block_document_id: UUID, pools: Sequence[str]) -> list[Automat
         tell(
             "notify-failures",
             "Tell when a run failed, crashed, or fused less than its failed_share allows.",
-            EventTrigger(
-                expect={f"{FLOW_RUN}.Failed", f"{FLOW_RUN}.Crashed"},
-                match=_flow_runs(),
-                match_related=[_of_flows(UNATTENDED)],
-                for_each={"prefect.resource.id"},
-                posture=Posture.Reactive,
-                threshold=1,
-                within=timedelta(0),
-            ),
+            _unattended_becomes("Failed", "Crashed"),
             f"DDFM: {run}: {{{{ flow_run.state.name }}}}",
             "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
         ),
         tell(
             "notify-runs-without-place",
             "Tell when a run was cancelled because the one before is not over.",
-            EventTrigger(
-                expect={f"{FLOW_RUN}.Cancelled"},
-                match=_flow_runs(**{"prefect.state-message": [NO_PLACE]}),
-                match_related=[_of_flows(UNATTENDED)],
-                for_each={"prefect.resource.id"},
-                posture=Posture.Reactive,
-                threshold=1,
-                within=timedelta(0),
-            ),
+            _unattended_becomes("Cancelled", **{"prefect.state-message": [NO_PLACE]}),
             f"DDFM: {run}: not started, the one before is not over",
             "Look at the log of the run of this deployment that is at work: it is slow, or waits for something.\n"
             "{{ flow_run|ui_url }}",

@@ -134,13 +134,18 @@ class Priors:
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        asked = {job.prior: job for job in jobs if job.core_config().draws}
-        self._identities = {name: identify_prior(job) for name, job in asked.items()}
+        asked = {self._asked(job): job for job in jobs}
+        self._identities = {prior: identify_prior(job) for prior, job in asked.items()}
         self._loaded: dict[tuple[str, str, str], Prior] = {}
+
+    @staticmethod
+    def _asked(job: Job) -> str:
+        """The prior that a job asks, empty where its mode asks none."""
+        return job.prior if job.fusion_config().draws else ""
 
     def identity(self, job: Job) -> str:
         """The SHA-256 of a job's prior, empty where its mode asks none."""
-        return self._identities[job.prior] if job.core_config().draws else ""
+        return self._identities[self._asked(job)]
 
     def load(self, job: Job) -> Prior:
         """A job's prior on its device.
@@ -148,9 +153,7 @@ class Priors:
         Raises:
             ConfigurationError: as :func:`flows.open_prior.open_prior`.
         """
-        if not job.core_config().draws:
-            return open_prior(job, "")
-        kind = (job.prior, job.device, job.precision)
+        kind = (self._asked(job), job.device, job.precision)
         if kind not in self._loaded:
             self._loaded[kind] = open_prior(job, self.identity(job))
         return self._loaded[kind]

@@ -247,7 +247,7 @@ def identify_prior(job: Job) -> str:
     Raises:
         ConfigurationError: the prior cannot be used as the job names it.
     """
-    if not job.core_config().draws:
+    if not job.fusion_config().draws:
         return ""
     try:
         return prior_sha256(job.prior)

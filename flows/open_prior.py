@@ -56,7 +56,7 @@ def open_prior(job: Job, sha256: str) -> Prior:
             schedule does not allow, or a device that this machine lacks.
     """
     device = _device_of(job)
-    if not job.core_config().draws:
+    if not job.fusion_config().draws:
         return CallablePrior(_never_asked, linear_schedule(), channels=1, device=device)
     asked = (job.prior, device, job.precision, sha256)
     with _loading:
@@ -68,7 +68,7 @@ def open_prior(job: Job, sha256: str) -> Prior:
             prior = _load(job, device, sha256)
             _kept.append(_Kept(asked, prior))
     try:
-        check_schedule(job.core_config(), prior.schedule)
+        check_schedule(job.fusion_config(), prior.schedule)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     return prior
