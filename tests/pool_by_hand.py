@@ -133,6 +133,18 @@ def fuse_under(settings: RunSettings, run: Any, check: Callable[[], None], chunk
     run_chunks(left, settings, prior, SilentProgress(), PLAIN, check, check)
 
 
+def work_after(planned: PlannedRun, *states: Any) -> End:
+    """The first flow runs end in these states, one after the other; those that follow do their work."""
+
+    def end(run: Any, number: int) -> Any:
+        if number <= len(states):
+            return states[number - 1]
+        fuse(planned, run)
+        return completed()
+
+    return end
+
+
 def dispatched(
     pool: Pool,
     planned: PlannedRun,

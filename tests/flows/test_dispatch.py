@@ -17,7 +17,7 @@ from tasks.job_file import make_job
 from tasks.lock import LockLostError
 from tasks.storage import StorageError
 from tests.archives import make_archive
-from tests.pool_by_hand import Pool, completed, crashed, dispatched, fuse, planned_run, quick_pool
+from tests.pool_by_hand import Pool, completed, crashed, dispatched, fuse, planned_run, quick_pool, work_after
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
@@ -67,14 +67,8 @@ def test_rows_decide_not_states(pool, tmp_path):
 
 def test_a_shard_that_died_of_memory_is_sent_again_smaller(pool, tmp_path):
     with planned_run(pool, make_archive(tmp_path, 2)) as planned:
-
-        def end(run, number):
-            if number < 3:
-                return crashed(SILENT if number == 1 else "Process exited with status code: -9. SIGKILL.")
-            fuse(planned, run)
-            return completed()
-
-        dispatched(pool, planned, end)
+        ends = [crashed(SILENT), crashed("Process exited with status code: -9. SIGKILL.")]
+        dispatched(pool, planned, work_after(planned, *ends))
     asked = [run.parameters for run in asyncio.run(pool.runs())]
     assert [one["number"] for one in asked] == [1, 2, 3]
     assert [one["shrink"] for one in asked] == [0, 0, 1]
@@ -84,14 +78,8 @@ def test_a_shard_that_died_of_memory_is_sent_again_smaller(pool, tmp_path):
 
 def test_a_shard_that_ended_twice_without_a_reason_is_sent_again_smaller(pool, tmp_path):
     with planned_run(pool, make_archive(tmp_path, 2)) as planned:
-
-        def end(run, number):
-            if number < 4:
-                return crashed("No active or succeeded pods found for any job")
-            fuse(planned, run)
-            return completed()
-
-        dispatched(pool, planned, end)
+        ends = [crashed("No active or succeeded pods found for any job") for _ in range(3)]
+        dispatched(pool, planned, work_after(planned, *ends))
     # The first may have lost its machine.
     assert [run.parameters["shrink"] for run in asyncio.run(pool.runs())] == [0, 0, 1, 2]
 
@@ -127,13 +115,8 @@ def test_a_cancelled_dispatch_cancels_its_flow_runs(pool, tmp_path):
             dispatched(pool, planned, lambda *_: None, settle=cancel)
         runs = asyncio.run(pool.runs())
         assert [run.state.type.value for run in runs] == ["CANCELLED"] * 2
-
-        def end(run, _):
-            fuse(planned, run)
-            return completed()
-
         # A later run goes on, past the flow runs that were cancelled.
-        dispatched(pool, planned, end)
+        dispatched(pool, planned, work_after(planned))
         assert finish(planned).sentence() == "6 pairs: 6 ok"
 
 
@@ -161,13 +144,8 @@ def test_a_parent_that_lost_its_lock_leaves_the_flow_runs_to_the_next(pool, tmp_
 
         with pytest.raises(LockLostError):
             dispatched(pool, planned, lambda *_: None, check=lost, settle=then_lose)
-
-        def end(run, _):
-            fuse(planned, run)
-            return completed()
-
         # The next parent finds the flow run under its key, sees that it is over, and sends the second.
-        dispatched(pool, replace(planned), end)
+        dispatched(pool, replace(planned), work_after(planned))
     runs = asyncio.run(pool.runs())
     assert [run.idempotency_key[-2:] for run in runs] == ["-1", "-2"]
 
@@ -184,18 +162,14 @@ def test_a_store_out_of_reach_is_waited_for(pool, tmp_path):
                 except ConnectionResetError as error:
                     raise StorageError("s3://a", "does not answer", "check the network") from error
 
-        def end(run, _):
-            fuse(planned, run)
-            return completed()
-
-        dispatched(pool, planned, end, check=check)
+        dispatched(pool, planned, work_after(planned), check=check)
         assert len(asked) > 3
 
         def refused():
             raise StorageError("s3://a", "access was refused", "check the keys")
 
         with pytest.raises(StorageError, match="access was refused"):
-            dispatched(pool, planned, end, check=refused)
+            dispatched(pool, planned, work_after(planned), check=refused)
 
 
 def test_a_store_out_of_reach_for_too_long_is_not_waited_for_again_by_the_caller(pool, tmp_path, monkeypatch):

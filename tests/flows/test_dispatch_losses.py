@@ -30,6 +30,7 @@ from tests.pool_by_hand import (
     planned_run,
     quick_pool,
     unbegun,
+    work_after,
 )
 from tests.runs import SilentProgress
 
@@ -85,18 +86,12 @@ def test_a_flow_run_that_is_taken_and_never_begins_is_sent_again(pool, tmp_path,
     begun = []
     with planned_run(pool, make_archive(tmp_path, 2)) as planned:
 
-        def end(run, number):
-            if number == 1:
-                return pending()
-            fuse(planned, run)
-            return completed()
-
         async def begin_late(_):
             while not (runs := await pool.runs()) or not runs[0].state.is_cancelling():
                 await asyncio.sleep(0.05)
             begun.append(await begin(runs[0].id))
 
-        dispatched(pool, planned, end, settle=begin_late)
+        dispatched(pool, planned, work_after(planned, pending()), settle=begin_late)
         assert finish(planned).sentence() == "2 pairs: 2 ok"
     lost, again = asyncio.run(pool.runs())
     assert begun == ["CANCELLING"]
@@ -111,14 +106,7 @@ def test_a_want_of_machines_is_not_held_against_a_shard(pool, tmp_path, monkeypa
     monkeypatch.setitem(pool_view.ENDING_S, "process", 0.1)
     monkeypatch.setattr(dispatch, "NOT_BEGUN_PAUSE_S", 0.1)
     with planned_run(pool, make_archive(tmp_path, 2)) as planned:
-
-        def end(run, number):
-            if number <= TRIES + 2:
-                return lost()
-            fuse(planned, run)
-            return completed()
-
-        dispatched(pool, planned, end)
+        dispatched(pool, planned, work_after(planned, *(lost() for _ in range(TRIES + 2))))
         assert finish(planned).sentence() == "2 pairs: 2 ok"
     assert len(asyncio.run(pool.runs())) == TRIES + 3
 
@@ -167,14 +155,7 @@ def test_a_flow_run_that_nobody_ends_is_written_off(pool, tmp_path):
     from prefect.states import Cancelling
 
     with planned_run(pool, make_archive(tmp_path, 2)) as planned:
-
-        def end(run, number):
-            if number == 1:
-                return Cancelling()
-            fuse(planned, run)
-            return completed()
-
-        dispatched(pool, planned, end)
+        dispatched(pool, planned, work_after(planned, Cancelling()))
     assert [run.state.type.value for run in asyncio.run(pool.runs())] == ["CANCELLED", "COMPLETED"]
 
 
@@ -210,11 +191,7 @@ def test_a_run_that_goes_on_with_another_deployment_has_flow_runs_there(pool, tm
         job = planned.settings.job.model_copy(update={"deployment": other.deployment})
         planned = replace(planned, settings=replace(planned.settings, job=job))
 
-        def end(run, _):
-            fuse(planned, run)
-            return completed()
-
-        dispatched(other, planned, end)
+        dispatched(other, planned, work_after(planned))
     assert [run.state.type.value for run in asyncio.run(pool.runs())] == ["SCHEDULED"]
     assert [run.state.type.value for run in asyncio.run(other.runs())] == ["COMPLETED"]
 

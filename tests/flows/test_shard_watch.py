@@ -14,7 +14,7 @@ from flows.fuse_archive import finish
 from flows.pool_view import PoolView
 from flows.shard_watch import CommitWatch, TurnWatch
 from tests.archives import make_archive
-from tests.pool_by_hand import completed, dispatched, fuse, planned_run, quick_pool
+from tests.pool_by_hand import completed, dispatched, fuse, planned_run, quick_pool, work_after
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -82,14 +82,7 @@ def test_a_flow_run_that_lives_and_commits_nothing_is_a_lost_try(pool, tmp_path,
 
     monkeypatch.setattr(pool_view, "SHARD_TIME_LIMIT", timedelta(seconds=0.5))
     with planned_run(pool, make_archive(tmp_path, 2)) as planned:
-
-        def end(run, number):
-            if number == 1:
-                return Running()
-            fuse(planned, run)
-            return completed()
-
-        dispatched(pool, planned, end)
+        dispatched(pool, planned, work_after(planned, Running()))
         assert finish(planned).sentence() == "2 pairs: 2 ok"
     runs = asyncio.run(pool.runs())
     assert [run.state.type.value for run in runs] == ["CANCELLED", "COMPLETED"]
